@@ -1,1 +1,37 @@
-//! Placeholder until the first module lands.
+//! Shared-memory formats of Weir.
+//!
+//! What crosses a process boundary lives here, and the code on both sides of
+//! the boundary uses the same types:
+//!
+//! | Module | Memory | Writer → readers |
+//! |---|---|---|
+//! | [`policy`] | sealed memfd, one a generation | control → workers, CLI |
+//! | [`counters`] | mmapable BPF array | workers → CLI, metrics |
+//!
+//! Unsafe code is confined to [`mem`]; everything else works on `&[u8]` that
+//! cannot change or on `&[AtomicU64]` that may, and treats every value that it
+//! reads from shared memory as untrusted.
+#![deny(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
+
+pub mod addr;
+pub mod counters;
+pub mod mem;
+pub mod policy;
+#[cfg(not(loom))]
+pub mod seal;
+pub mod sync;
+
+pub use addr::Address;
+
+/// Where the sockets and the tmpfs state live by default.
+pub const DEFAULT_RUN_DIR: &str = "/run/weir";
+/// Where BPF maps, programs and links are pinned by default.
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/weir";
+/// The dataplane's publishing socket, in the run directory.
+pub const SOCKET_FILE: &str = "dataplane.sock";
+/// The last accepted policy table, in the run directory: for the CLI and for a
+/// restart while the API is away.
+pub const TABLE_FILE: &str = "generation.table";
+/// The address map that belongs to [`TABLE_FILE`], in the run directory.
+pub const ADDRESS_FILE: &str = "generation.addrs";
