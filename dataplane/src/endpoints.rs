@@ -1,0 +1,234 @@
+//! The endpoints of this node: which addresses live behind which host-side device.
+//!
+//! An [`Endpoints`] is an immutable snapshot. The admin thread builds a new one when a
+//! pod comes or goes and swaps it in whole; workers look things up without a lock, by
+//! the ifindex of the hook a packet came from and by address.
+//!
+//! Invariant: an address belongs to at most one endpoint. The first to claim it keeps
+//! it; a later claimant is quarantined as a whole and reported, since a pod with
+//! NET_ADMIN can put any address on its own interface.
+#![forbid(unsafe_code)]
+
+use rustc_hash::FxHashMap;
+use thiserror::Error;
+use weir_table::addr::Address;
+
+/// One pod interface, seen from the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Index of the host-side device.
+    pub ifindex: u32,
+    /// Every address of the pod on that interface.
+    pub addresses: Vec<Address>,
+    /// True: nothing passes, in either direction, until its policy is programmed.
+    pub quarantined: bool,
+    /// `namespace/pod` where known, else the network namespace's name; for people.
+    pub name: String,
+}
+
+impl Endpoint {
+    /// True if `address` is one of this endpoint's own. Linear: a pod has a handful.
+    pub fn owns(&self, address: Address) -> bool {
+        self.addresses.contains(&address)
+    }
+}
+
+/// Why an endpoint could not be taken as it was claimed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EndpointConflict {
+    /// Two endpoints on one device.
+    #[error(
+        "{claimant} claims interface {ifindex}, which {holder} already has: ignored; \
+         remove one of the two bindings"
+    )]
+    Ifindex {
+        /// The device both claim.
+        ifindex: u32,
+        /// Name of the endpoint that keeps it.
+        holder: String,
+        /// Name of the endpoint that was ignored.
+        claimant: String,
+    },
+    /// An address that another endpoint already has.
+    #[error(
+        "{claimant} claims address {address}, which {holder} already has: {claimant} is \
+         quarantined; give it an address of its own"
+    )]
+    Address {
+        /// The address both claim.
+        address: std::net::IpAddr,
+        /// Name of the endpoint that keeps it.
+        holder: String,
+        /// Name of the endpoint that is quarantined.
+        claimant: String,
+    },
+}
+
+/// Collects endpoints, in the order in which they became known, for a snapshot.
+#[derive(Debug, Default)]
+pub struct EndpointsBuilder {
+    endpoints: Endpoints,
+    conflicts: Vec<EndpointConflict>,
+}
+
+impl EndpointsBuilder {
+    /// An empty builder.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an endpoint. If it claims an ifindex that is taken it is ignored; if it
+    /// claims an address that is taken it is kept without that address, quarantined.
+    #[must_use]
+    pub fn with(mut self, endpoint: Endpoint) -> Self {
+        self.add(endpoint);
+        self
+    }
+
+    /// As [`EndpointsBuilder::with`], by reference.
+    pub fn add(&mut self, mut endpoint: Endpoint) {
+        let held = &mut self.endpoints;
+        if let Some(holder) = held.by_ifindex(endpoint.ifindex) {
+            self.conflicts.push(EndpointConflict::Ifindex {
+                ifindex: endpoint.ifindex,
+                holder: holder.name.clone(),
+                claimant: endpoint.name,
+            });
+            return;
+        }
+        let index = held.all.len();
+        let mut own = Vec::with_capacity(endpoint.addresses.len());
+        for address in std::mem::take(&mut endpoint.addresses) {
+            match held.address_index.get(&address) {
+                Some(&holder) if holder == index => {}
+                Some(&holder) => {
+                    endpoint.quarantined = true;
+                    self.conflicts.push(EndpointConflict::Address {
+                        address: address.to_ip(),
+                        holder: held.all.get(holder).map_or_else(String::new, |e| e.name.clone()),
+                        claimant: endpoint.name.clone(),
+                    });
+                }
+                None => {
+                    held.address_index.insert(address, index);
+                    own.push(address);
+                }
+            }
+        }
+        endpoint.addresses = own;
+        held.ifindex_index.insert(endpoint.ifindex, index);
+        held.all.push(endpoint);
+    }
+
+    /// The snapshot, and what could not be taken as claimed.
+    pub fn build(self) -> (Endpoints, Vec<EndpointConflict>) {
+        (self.endpoints, self.conflicts)
+    }
+}
+
+/// An immutable snapshot of the node's endpoints.
+///
+/// The hash is not keyed: the maps hold only what the node's own configuration put
+/// there; packets merely probe them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    all: Vec<Endpoint>,
+    ifindex_index: FxHashMap<u32, usize>,
+    address_index: FxHashMap<Address, usize>,
+}
+
+impl Endpoints {
+    /// The endpoint behind a host-side device.
+    pub fn by_ifindex(&self, ifindex: u32) -> Option<&Endpoint> {
+        self.all.get(*self.ifindex_index.get(&ifindex)?)
+    }
+
+    /// The endpoint that has an address, quarantined or not.
+    pub fn by_address(&self, address: Address) -> Option<&Endpoint> {
+        self.all.get(*self.address_index.get(&address)?)
+    }
+
+    /// All endpoints, in the order in which they became known.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Endpoint> {
+        self.all.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn address(text: &str) -> Address {
+        Address::from(text.parse::<IpAddr>().unwrap())
+    }
+
+    fn endpoint(ifindex: u32, name: &str, addresses: &[&str]) -> Endpoint {
+        Endpoint {
+            ifindex,
+            addresses: addresses.iter().map(|a| address(a)).collect(),
+            quarantined: false,
+            name: name.to_owned(),
+        }
+    }
+
+    #[test]
+    fn endpoints_are_found_by_device_and_by_every_address() {
+        let (endpoints, conflicts) = EndpointsBuilder::new()
+            .with(endpoint(7, "blue/web", &["10.0.0.2", "fd00::2"]))
+            .with(endpoint(9, "blue/db", &["10.0.0.3"]))
+            .build();
+        assert!(conflicts.is_empty());
+        assert_eq!(endpoints.len(), 2);
+        assert_eq!(endpoints.by_ifindex(7).unwrap().name, "blue/web");
+        assert_eq!(endpoints.by_address(address("fd00::2")).unwrap().ifindex, 7);
+        assert_eq!(endpoints.by_address(address("10.0.0.3")).unwrap().ifindex, 9);
+        assert!(endpoints.by_ifindex(8).is_none());
+        assert!(endpoints.by_address(address("10.0.0.4")).is_none());
+    }
+
+    #[test]
+    fn the_first_to_claim_an_address_keeps_it_and_the_second_is_quarantined() {
+        let (endpoints, conflicts) = EndpointsBuilder::new()
+            .with(endpoint(7, "blue/web", &["10.0.0.2"]))
+            .with(endpoint(9, "red/thief", &["10.0.0.9", "10.0.0.2"]))
+            .build();
+        assert_eq!(endpoints.by_address(address("10.0.0.2")).unwrap().ifindex, 7);
+        let thief = endpoints.by_ifindex(9).unwrap();
+        assert!(thief.quarantined);
+        assert!(!thief.owns(address("10.0.0.2")));
+        assert!(!endpoints.by_ifindex(7).unwrap().quarantined);
+        let [conflict] = conflicts.as_slice() else { panic!("{conflicts:?}") };
+        assert!(conflict.to_string().contains("red/thief is quarantined"), "{conflict}");
+    }
+
+    #[test]
+    fn a_second_endpoint_on_one_device_is_ignored() {
+        let (endpoints, conflicts) = EndpointsBuilder::new()
+            .with(endpoint(7, "blue/web", &["10.0.0.2"]))
+            .with(endpoint(7, "red/other", &["10.0.0.5"]))
+            .build();
+        assert_eq!(endpoints.len(), 1);
+        assert!(endpoints.by_address(address("10.0.0.5")).is_none());
+        assert_eq!(conflicts.len(), 1);
+    }
+
+    #[test]
+    fn an_address_named_twice_by_its_owner_is_no_conflict() {
+        let (endpoints, conflicts) = EndpointsBuilder::new()
+            .with(endpoint(7, "blue/web", &["10.0.0.2", "10.0.0.2"]))
+            .build();
+        assert!(conflicts.is_empty());
+        assert_eq!(endpoints.by_ifindex(7).unwrap().addresses.len(), 1);
+    }
+}
