@@ -1,0 +1,259 @@
+//! Lookups in a validated policy table.
+
+use super::{
+    decode::{self, DecodeError, Directory},
+    image::{ClassId, PolicyKind, ProgramId, RuleId, Verdict},
+    layout::{Section, u32_at, u128_at},
+};
+use crate::addr::Address;
+
+/// IANA protocol numbers that have rules of their own.
+const ICMP: u8 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+
+/// One generation of policy, generic over where its bytes live: a sealed
+/// mapping in the dataplane, a `Vec<u8>` in `weir eval` and in tests.
+///
+/// Invariant: the bytes passed [`PolicyTable::from_bytes`] and cannot change
+/// (`B::as_ref` gives the same bytes each time). No lookup panics, allocates or
+/// reads outside the bytes; every index that it follows was checked then.
+#[derive(Debug)]
+pub struct PolicyTable<B> {
+    bytes: B,
+    directory: Directory,
+}
+
+/// A rule, in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleRef<'a> {
+    /// `namespace/name` of the policy.
+    pub policy: &'a str,
+    /// The policy's kind.
+    pub kind: PolicyKind,
+    /// Where the rule stands in the policy: `spec.ingress[0].from[1]`.
+    pub path: &'a str,
+}
+
+/// How large a table is, for `weir status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Policies.
+    pub policies: usize,
+    /// Rules of all policies.
+    pub rules: usize,
+    /// Classes that some policy tells apart.
+    pub classes: usize,
+    /// Address intervals of both families.
+    pub intervals: usize,
+    /// Distinct programs (directions of endpoints).
+    pub programs: usize,
+    /// Distinct rows of verdicts.
+    pub rows: usize,
+    /// Bytes in memory.
+    pub bytes: usize,
+}
+
+impl<B: AsRef<[u8]>> PolicyTable<B> {
+    /// Checks all of `bytes`, once, and takes them over.
+    ///
+    /// # Errors
+    /// [`DecodeError`] names the first thing that does not hold.
+    pub fn from_bytes(bytes: B) -> Result<PolicyTable<B>, DecodeError> {
+        let directory = decode::parse(bytes.as_ref())?;
+        Ok(PolicyTable { bytes, directory })
+    }
+
+    /// The generation that this table is.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.directory.generation
+    }
+
+    /// The whole table as bytes, to keep a copy.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+
+    /// How large the table is.
+    pub fn counts(&self) -> Counts {
+        let count = |section| self.directory.count(section);
+        Counts {
+            policies: count(Section::Policies),
+            rules: count(Section::Rules),
+            classes: count(Section::Classes),
+            intervals: count(Section::V4Starts) + count(Section::V6Starts),
+            programs: count(Section::Programs),
+            rows: count(Section::Rows),
+            bytes: self.bytes.as_ref().len(),
+        }
+    }
+
+    /// How many classes there are; a [`ClassId`] from elsewhere must be lower.
+    #[inline]
+    pub fn classes(&self) -> usize {
+        self.directory.count(Section::Classes)
+    }
+
+    /// The class of an address that belongs to no known pod: that of the
+    /// longest prefix that contains it.
+    #[inline]
+    pub fn class_of_prefix(&self, address: Address) -> ClassId {
+        let bytes = self.bytes.as_ref();
+        let directory = &self.directory;
+        let (interval, classes) = match address.v4_bits() {
+            Some(bits) => {
+                let start = |i| u32_at(bytes, directory.at(Section::V4Starts, i, 0));
+                let interval =
+                    last_at_most(directory.count(Section::V4Starts), |i| start(i) <= bits);
+                (interval, Section::V4Classes)
+            }
+            None => {
+                let start = |i| u128_at(bytes, directory.at(Section::V6Starts, i, 0));
+                let bits = address.bits();
+                let interval =
+                    last_at_most(directory.count(Section::V6Starts), |i| start(i) <= bits);
+                (interval, Section::V6Classes)
+            }
+        };
+        ClassId(u32_at(bytes, directory.at(classes, interval, 0)))
+    }
+
+    /// The programs (ingress, egress) of a class; `None` for a class that this
+    /// generation does not know.
+    #[inline]
+    pub fn programs(&self, class: ClassId) -> Option<(ProgramId, ProgramId)> {
+        let class = class.0 as usize;
+        if class >= self.directory.count(Section::Classes) {
+            return None;
+        }
+        let field = |field| {
+            let at = self.directory.at(Section::Classes, class, field);
+            ProgramId(u32_at(self.bytes.as_ref(), at))
+        };
+        Some((field(0), field(1)))
+    }
+
+    /// What `program` says about a connection with a member of class `peer`.
+    ///
+    /// `protocol` is the IANA number; `dport` the destination port in host
+    /// order, ignored where the protocol has no ports. A peer class or a program
+    /// that this generation does not know is [`Verdict::DENY_BAD_CLASS`].
+    #[inline]
+    pub fn judge(&self, program: ProgramId, peer: ClassId, protocol: u8, dport: u16) -> Verdict {
+        let peer = peer.0 as usize;
+        if peer >= self.directory.count(Section::Classes)
+            || program.0 as usize >= self.directory.count(Section::Programs)
+        {
+            return Verdict::DENY_BAD_CLASS;
+        }
+        if program == ProgramId::UNRESTRICTED {
+            return Verdict::ALLOW_UNRESTRICTED;
+        }
+        self.verdict(self.row(program.0 as usize, protocol, dport), peer)
+    }
+
+    /// The row that a program has for a protocol and port.
+    #[inline]
+    fn row(&self, program: usize, protocol: u8, dport: u16) -> usize {
+        let bytes = self.bytes.as_ref();
+        let field = |field| u32_at(bytes, self.directory.at(Section::Programs, program, field));
+        let spans = match protocol {
+            TCP => 2,
+            UDP => 4,
+            SCTP => 6,
+            ICMP | ICMPV6 => return field(0) as usize,
+            _ => return field(1) as usize,
+        };
+        let (first, count) = (field(spans) as usize, field(spans + 1) as usize);
+        let port = |i| u32_at(bytes, self.directory.at(Section::Spans, first + i, 0));
+        let span = last_at_most(count, |i| port(i) <= u32::from(dport));
+        u32_at(bytes, self.directory.at(Section::Spans, first + span, 1)) as usize
+    }
+
+    /// The verdict of a row for a class: load, shift, mask, palette.
+    #[inline]
+    fn verdict(&self, row: usize, class: usize) -> Verdict {
+        let bytes = self.bytes.as_ref();
+        let field = |field| u32_at(bytes, self.directory.at(Section::Rows, row, field));
+        let bits = field(0);
+        let entry = if bits == 0 {
+            0
+        } else {
+            let bit = class * bits as usize;
+            let word = field(3) as usize + bit / 32;
+            let word = u32_at(bytes, self.directory.at(Section::Indices, word, 0));
+            // The width divides 32, so no index straddles two words.
+            (word >> (bit % 32)) & (u32::MAX >> (32u32.wrapping_sub(bits) & 31))
+        };
+        let at = self.directory.at(Section::Palette, field(1) as usize + entry as usize, 0);
+        Verdict::from_bits(u32_at(bytes, at))
+    }
+
+    /// A rule in words; `None` for a rule that this generation does not know.
+    pub fn rule(&self, rule: RuleId) -> Option<RuleRef<'_>> {
+        let rule = rule.0 as usize;
+        if rule >= self.directory.count(Section::Rules) {
+            return None;
+        }
+        let policy = u32_at(self.bytes.as_ref(), self.directory.at(Section::Rules, rule, 0));
+        let (kind, name) = self.policy(policy as usize)?;
+        Some(RuleRef { policy: name, kind, path: self.name(Section::Rules, rule) })
+    }
+
+    /// The policies that select the endpoints of `program` in its direction:
+    /// why they are isolated.
+    pub fn isolating(&self, program: ProgramId) -> impl Iterator<Item = &str> {
+        let program = program.0 as usize;
+        let known = program < self.directory.count(Section::Programs);
+        let field = move |field| {
+            u32_at(self.bytes.as_ref(), self.directory.at(Section::Programs, program, field))
+        };
+        let (first, count) = if known { (field(8), field(9)) } else { (0, 0) };
+        (first..first + count).filter_map(move |i| {
+            let at = self.directory.at(Section::Isolating, i as usize, 0);
+            self.policy(u32_at(self.bytes.as_ref(), at) as usize).map(|(_, name)| name)
+        })
+    }
+
+    /// Every policy: its kind and its name.
+    pub fn policies(&self) -> impl Iterator<Item = (PolicyKind, &str)> {
+        (0..self.directory.count(Section::Policies)).filter_map(|policy| self.policy(policy))
+    }
+
+    fn policy(&self, policy: usize) -> Option<(PolicyKind, &str)> {
+        if policy >= self.directory.count(Section::Policies) {
+            return None;
+        }
+        let kind = u32_at(self.bytes.as_ref(), self.directory.at(Section::Policies, policy, 0));
+        let kind = match kind {
+            0 => PolicyKind::NetworkPolicy,
+            _ => PolicyKind::ClusterNetworkPolicy,
+        };
+        Some((kind, self.name(Section::Policies, policy)))
+    }
+
+    fn name(&self, section: Section, record: usize) -> &str {
+        let bytes = self.bytes.as_ref();
+        let field = |field| u32_at(bytes, self.directory.at(section, record, field)) as usize;
+        let start = self.directory.at(Section::Strings, 0, 0) + field(1);
+        let text = bytes.get(start..start + field(2)).unwrap_or_default();
+        std::str::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// The last index below `count` for which `at_most` holds, given that it holds
+/// for index 0 and, once false, stays false. No branch depends on the data, so
+/// an unpredictable address costs no misprediction.
+#[inline]
+fn last_at_most(count: usize, at_most: impl Fn(usize) -> bool) -> usize {
+    let (mut base, mut size) = (0, count);
+    while size > 1 {
+        let half = size / 2;
+        base = if at_most(base + half) { base + half } else { base };
+        size -= half;
+    }
+    base
+}
