@@ -1,1 +1,19 @@
-//! Placeholder until the first module lands.
+//! Weir's control process and command line: from Kubernetes objects to the table that the
+//! dataplane enforces, and back to sentences that say why.
+//!
+//! ```text
+//!   source ──► model ──► index ──► compile ──► publisher ──► dataplane
+//!   (files)    (typed,   (objects   (classes,    (sealed
+//!               strict)   in force)  programs)    memfd)
+//!                           │          │
+//!                           ▼          ▼
+//!                         oracle     eval, explain
+//! ```
+//!
+//! Everything but `source` and `publisher` is pure: values in, values out, no clock, no files.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
+
+pub mod index;
+pub mod model;

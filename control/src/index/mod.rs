@@ -1,0 +1,312 @@
+//! The objects in force, and what follows from them: who owns which address.
+//!
+//! ```text
+//!   objects ──sync/apply/delete──► Index { namespaces, pods, policies } ──► Changes
+//!                                    │
+//!                                    └─ endpoints(): address → one pod, or nobody for sure
+//! ```
+//!
+//! Pure: no clock, no files, no threads; the same objects in any order give the same index.
+//!
+//! Invariants:
+//! * pods on the host network and finished pods (Succeeded, Failed) own no address;
+//! * an address that several live pods claim belongs to none of them: it is isolated both ways
+//!   until the claim is settled, because the identity of either could open what the other's
+//!   policies close. A terminating pod gives way to one that is not.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::model::{
+    Complaint, Labels, Namespace, NetworkPolicy, Object, ObjectId, ObjectKey, Origin, Pod,
+    Severity, namespace::NAME_LABEL,
+};
+
+/// Which kinds of objects differ from before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Some NetworkPolicy.
+    pub policies: bool,
+    /// Some Namespace.
+    pub namespaces: bool,
+    /// Some Pod.
+    pub pods: bool,
+}
+
+impl Changes {
+    /// Whether anything changed.
+    pub fn any(self) -> bool {
+        self.policies || self.namespaces || self.pods
+    }
+
+    fn note(&mut self, id: &ObjectId) {
+        match id {
+            ObjectId::Namespace(_) => self.namespaces = true,
+            ObjectId::Pod(_) => self.pods = true,
+            ObjectId::NetworkPolicy(_) => self.policies = true,
+        }
+    }
+}
+
+/// Every object in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Index {
+    namespaces: BTreeMap<String, Namespace>,
+    pods: BTreeMap<ObjectKey, Pod>,
+    policies: BTreeMap<ObjectKey, NetworkPolicy>,
+}
+
+/// Who owns an address.
+#[derive(Debug, Clone, Copy)]
+pub enum Owner<'a> {
+    /// One pod.
+    Pod(&'a Pod),
+    /// Several pods claim it, or the pod's object was refused: isolated in both directions.
+    Isolated(&'a Pod),
+}
+
+impl Index {
+    /// An index of some objects; later ones replace earlier ones of the same identity.
+    pub fn of(objects: impl IntoIterator<Item = Object>) -> Self {
+        let mut index = Self::default();
+        for object in objects {
+            index.apply(object);
+        }
+        index
+    }
+
+    /// Adds or replaces an object.
+    pub fn apply(&mut self, object: Object) -> Changes {
+        let mut changes = Changes::default();
+        let id = object.id();
+        let changed = match object {
+            Object::Namespace(new) => replace(&mut self.namespaces, new.name.clone(), new),
+            Object::Pod(new) => replace(&mut self.pods, new.key.clone(), new),
+            Object::NetworkPolicy(new) => replace(&mut self.policies, new.key.clone(), new),
+        };
+        if changed {
+            changes.note(&id);
+        }
+        changes
+    }
+
+    /// Removes an object.
+    pub fn delete(&mut self, id: &ObjectId) -> Changes {
+        let mut changes = Changes::default();
+        let existed = match id {
+            ObjectId::Namespace(name) => self.namespaces.remove(name).is_some(),
+            ObjectId::Pod(key) => self.pods.remove(key).is_some(),
+            ObjectId::NetworkPolicy(key) => self.policies.remove(key).is_some(),
+        };
+        if existed {
+            changes.note(id);
+        }
+        changes
+    }
+
+    /// Makes the index hold exactly these objects; of several with one identity the first counts.
+    pub fn sync<'a>(&mut self, objects: impl IntoIterator<Item = &'a Object>) -> Changes {
+        let mut changes = Changes::default();
+        let mut seen = BTreeSet::new();
+        for object in objects {
+            let id = object.id();
+            if seen.contains(&id) {
+                continue;
+            }
+            if !self.holds(object) {
+                self.apply(object.clone());
+                changes.note(&id);
+            }
+            seen.insert(id);
+        }
+        let gone: Vec<ObjectId> = self.ids().filter(|id| !seen.contains(id)).collect();
+        for id in gone {
+            self.delete(&id);
+            changes.note(&id);
+        }
+        changes
+    }
+
+    fn holds(&self, object: &Object) -> bool {
+        match object {
+            Object::Namespace(new) => self.namespaces.get(&new.name) == Some(new),
+            Object::Pod(new) => self.pods.get(&new.key) == Some(new),
+            Object::NetworkPolicy(new) => self.policies.get(&new.key) == Some(new),
+        }
+    }
+
+    fn ids(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        let namespaces = self.namespaces.keys().cloned().map(ObjectId::Namespace);
+        let pods = self.pods.keys().cloned().map(ObjectId::Pod);
+        let policies = self.policies.keys().cloned().map(ObjectId::NetworkPolicy);
+        namespaces.chain(pods).chain(policies)
+    }
+
+    /// Policies in the order in which they are named: by namespace, then name.
+    pub fn policies(&self) -> impl ExactSizeIterator<Item = &NetworkPolicy> {
+        self.policies.values()
+    }
+
+    /// A policy.
+    pub fn policy(&self, key: &ObjectKey) -> Option<&NetworkPolicy> {
+        self.policies.get(key)
+    }
+
+    /// Pods by namespace and name.
+    pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
+        self.pods.values()
+    }
+
+    /// A pod.
+    pub fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
+        self.pods.get(key)
+    }
+
+    /// Declared namespaces.
+    pub fn namespaces(&self) -> impl ExactSizeIterator<Item = &Namespace> {
+        self.namespaces.values()
+    }
+
+    /// The labels of a namespace; of one that is not declared, the label that every namespace has.
+    pub fn namespace_labels(&self, name: &str) -> Cow<'_, Labels> {
+        match self.namespaces.get(name) {
+            Some(namespace) => Cow::Borrowed(&namespace.labels),
+            None => Cow::Owned(Labels::from([(NAME_LABEL.to_owned(), name.to_owned())])),
+        }
+    }
+
+    /// Every address that a pod owns, in the order of the addresses.
+    pub fn endpoints(&self) -> BTreeMap<IpAddr, Owner<'_>> {
+        self.claims().into_iter().map(|(address, claims)| (address, settle(&claims))).collect()
+    }
+
+    fn claims(&self) -> BTreeMap<IpAddr, Vec<&Pod>> {
+        let mut claims: BTreeMap<IpAddr, Vec<&Pod>> = BTreeMap::new();
+        for pod in self.pods.values().filter(|pod| pod.is_policed()) {
+            for &address in &pod.addresses {
+                claims.entry(address).or_default().push(pod);
+            }
+        }
+        claims
+    }
+
+    /// Addresses that several live pods claim, said in words.
+    pub fn conflicts(&self) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        for (address, claims) in self.claims() {
+            let rivals = rivals(&claims);
+            if rivals.len() < 2 {
+                continue;
+            }
+            let others: Vec<String> = rivals[1..].iter().map(|pod| pod.key.to_string()).collect();
+            complaints.push(Complaint {
+                severity: Severity::Refused,
+                origin: Origin { ..rivals[0].origin.clone() },
+                object: format!("Pod {}", rivals[0].key),
+                field: "status.podIPs".to_owned(),
+                message: format!("address {address} is also claimed by {}", others.join(", ")),
+                consequence: "the address is isolated in both directions until one remains"
+                    .to_owned(),
+            });
+        }
+        complaints
+    }
+}
+
+fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, new: V) -> bool {
+    let same = map.get(&key) == Some(&new);
+    if !same {
+        map.insert(key, new);
+    }
+    !same
+}
+
+/// Those claimants that are not on their way out; all of them if every one is.
+fn rivals<'a>(claims: &[&'a Pod]) -> Vec<&'a Pod> {
+    let staying: Vec<&Pod> = claims.iter().copied().filter(|pod| !pod.terminating).collect();
+    if staying.is_empty() { claims.to_vec() } else { staying }
+}
+
+fn settle<'a>(claims: &[&'a Pod]) -> Owner<'a> {
+    let rivals = rivals(claims);
+    match rivals[..] {
+        [pod] if !pod.refused => Owner::Pod(pod),
+        _ => Owner::Isolated(rivals[0]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Phase;
+
+    fn pod(name: &str, address: &str) -> Pod {
+        let mut pod = Pod::new("ns", name);
+        pod.addresses.push(address.parse().unwrap());
+        pod
+    }
+
+    fn owner(pods: Vec<Pod>) -> Option<String> {
+        let index = Index::of(pods.into_iter().map(Object::Pod));
+        let endpoints = index.endpoints();
+        endpoints.get(&"10.0.0.1".parse::<IpAddr>().unwrap()).map(|owner| match owner {
+            Owner::Pod(pod) => pod.key.name.clone(),
+            Owner::Isolated(_) => "isolated".to_owned(),
+        })
+    }
+
+    #[test]
+    fn who_owns_an_address() {
+        let a = || pod("a", "10.0.0.1");
+        let b = || pod("b", "10.0.0.1");
+        let with = |mut pod: Pod, change: fn(&mut Pod)| {
+            change(&mut pod);
+            pod
+        };
+        for (name, pods, expect) in [
+            ("one pod", vec![a()], Some("a")),
+            ("two live pods", vec![a(), b()], Some("isolated")),
+            ("one is terminating", vec![with(a(), |p| p.terminating = true), b()], Some("b")),
+            ("only a terminating one", vec![with(a(), |p| p.terminating = true)], Some("a")),
+            (
+                "both are terminating",
+                vec![with(a(), |p| p.terminating = true), with(b(), |p| p.terminating = true)],
+                Some("isolated"),
+            ),
+            ("succeeded", vec![with(a(), |p| p.phase = Phase::Succeeded), b()], Some("b")),
+            ("failed", vec![with(a(), |p| p.phase = Phase::Failed)], None),
+            ("host network", vec![with(a(), |p| p.host_network = true)], None),
+            ("refused", vec![with(a(), |p| p.refused = true)], Some("isolated")),
+        ] {
+            assert_eq!(owner(pods).as_deref(), expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn sync_reports_what_changed_and_nothing_else() {
+        let mut index = Index::default();
+        let objects = vec![
+            Object::Pod(pod("a", "10.0.0.1")),
+            Object::Namespace(Namespace::new("ns", Labels::new(), Origin::memory())),
+        ];
+        let changes = index.sync(&objects);
+        assert!(changes.pods && changes.namespaces && !changes.policies);
+        assert!(!index.sync(&objects).any());
+        let changes = index.sync(&objects[1..]);
+        assert_eq!(changes, Changes { pods: true, ..Changes::default() });
+        assert_eq!(index.pods().len(), 0);
+        assert_eq!(index.namespace_labels("other")[NAME_LABEL], "other");
+    }
+
+    #[test]
+    fn a_conflict_is_named() {
+        let pods = [pod("a", "10.0.0.1"), pod("b", "10.0.0.1"), pod("c", "10.0.0.2")];
+        let index = Index::of(pods.map(Object::Pod));
+        let conflicts = index.conflicts();
+        assert_eq!(conflicts.len(), 1);
+        let text = conflicts[0].to_string();
+        assert!(text.contains("Pod ns/a") && text.contains("ns/b"), "{text}");
+        assert!(text.contains("10.0.0.1"), "{text}");
+    }
+}

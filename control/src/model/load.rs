@@ -1,0 +1,230 @@
+//! From a text to objects: documents, Lists and kinds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::decode::{Place, Problems};
+use super::document::{Node, SyntaxError, Value, parse};
+use super::{Complaint, Object, Origin, Severity, namespace, pod, policy_decode};
+
+/// What one text held.
+#[derive(Debug, Default, Clone)]
+pub struct Loaded {
+    /// Objects that decide verdicts, in the order of the text.
+    pub objects: Vec<Object>,
+    /// What could not be honoured, or was left out.
+    pub complaints: Vec<Complaint>,
+    /// Objects of kinds that are known and decide no verdict in this version: kind → count.
+    pub skipped: BTreeMap<String, usize>,
+}
+
+impl Loaded {
+    /// Adds another text's content.
+    pub fn merge(&mut self, other: Loaded) {
+        self.objects.extend(other.objects);
+        self.complaints.extend(other.complaints);
+        for (kind, count) in other.skipped {
+            *self.skipped.entry(kind).or_default() += count;
+        }
+    }
+
+    /// The number of objects left out because of their kind, in words; `None` if there are none.
+    pub fn skipped_in_words(&self) -> Option<String> {
+        if self.skipped.is_empty() {
+            return None;
+        }
+        let total: usize = self.skipped.values().sum();
+        let kinds: Vec<String> =
+            self.skipped.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        Some(format!(
+            "{total} object{} of other kinds left out: {}",
+            if total == 1 { "" } else { "s" },
+            kinds.join(", ")
+        ))
+    }
+}
+
+/// Reads every object of a text.
+///
+/// # Errors
+/// [`SyntaxError`] if the text is not YAML or JSON as a whole; the caller keeps what it had.
+pub fn load(file: &str, bytes: &[u8]) -> Result<Loaded, SyntaxError> {
+    let file: Arc<str> = Arc::from(file);
+    let mut loaded = Loaded::default();
+    for document in parse(bytes)? {
+        load_object(&Place::root(&document), &file, &mut loaded);
+    }
+    Ok(loaded)
+}
+
+/// API groups whose objects a cluster listing contains as a matter of course; their kinds decide
+/// no verdict and are only counted.
+const KNOWN_GROUPS: [&str; 22] = [
+    "",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "apps",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "coordination.k8s.io",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "extensions",
+    "flowcontrol.apiserver.k8s.io",
+    "gateway.networking.k8s.io",
+    "kustomize.config.k8s.io",
+    "metrics.k8s.io",
+    "networking.k8s.io",
+    "node.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "scheduling.k8s.io",
+    "storage.k8s.io",
+];
+
+/// Kinds of the core group that a listing may contain.
+const CORE_KINDS: [&str; 16] = [
+    "Binding",
+    "ComponentStatus",
+    "ConfigMap",
+    "Endpoints",
+    "Event",
+    "LimitRange",
+    "Node",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "PodTemplate",
+    "ReplicationController",
+    "ResourceQuota",
+    "Secret",
+    "Service",
+    "ServiceAccount",
+    "Status",
+];
+
+fn load_object(place: &Place<'_>, file: &Arc<str>, loaded: &mut Loaded) {
+    let origin = Origin { file: Arc::clone(file), line: place.line() };
+    let kind = match text(place.node, "kind") {
+        Ok(kind) => kind,
+        Err(message) => {
+            loaded.complaints.push(Complaint {
+                severity: Severity::Refused,
+                origin,
+                object: describe(place),
+                field: "kind".to_owned(),
+                message,
+                consequence: "the object is left out".to_owned(),
+            });
+            return;
+        }
+    };
+    let api_version = place.node.get_str("apiVersion").unwrap_or_default();
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    match (group, kind) {
+        // `kubectl get` prints `v1/List`; typed lists (`PodList`) come from the raw API.
+        ("", "List") => load_list(place, file, None, loaded),
+        ("", "Namespace") => {
+            let namespace = namespace::decode(place, &origin, &mut loaded.complaints);
+            loaded.objects.extend(namespace.map(Object::Namespace));
+        }
+        ("", "Pod") => {
+            let pod = pod::decode(place, &origin, &mut loaded.complaints);
+            loaded.objects.extend(pod.map(Object::Pod));
+        }
+        // `extensions/v1beta1` is gone since Kubernetes 1.16 and the group of a manifest without
+        // apiVersion is unknown: both are clearly meant as policies, so they are refused, not
+        // skipped, and isolate.
+        ("networking.k8s.io" | "extensions" | "", "NetworkPolicy") => {
+            let policy = policy_decode::decode(place, &origin, &mut loaded.complaints);
+            loaded.objects.extend(policy.map(Object::NetworkPolicy));
+        }
+        ("", "NamespaceList" | "PodList") | ("networking.k8s.io", "NetworkPolicyList") => {
+            load_list(place, file, kind.strip_suffix("List"), loaded);
+        }
+        ("policy.networking.k8s.io", _) => loaded.complaints.push(Complaint {
+            severity: Severity::Skipped,
+            origin,
+            object: describe(place),
+            field: String::new(),
+            message: format!("{api_version} {kind} is not enforced in this version"),
+            consequence: "its rules have no effect".to_owned(),
+        }),
+        ("", _) if CORE_KINDS.contains(&kind) => count(loaded, kind),
+        (group, _) if !group.is_empty() && KNOWN_GROUPS.contains(&group) => count(loaded, kind),
+        _ => loaded.complaints.push(Complaint {
+            severity: Severity::Skipped,
+            origin,
+            object: describe(place),
+            field: "kind".to_owned(),
+            message: format!(
+                "unknown kind `{kind}`{}",
+                if api_version.is_empty() {
+                    " (no apiVersion)".to_owned()
+                } else {
+                    format!(" of {api_version}")
+                }
+            ),
+            consequence: "the object is left out".to_owned(),
+        }),
+    }
+}
+
+fn count(loaded: &mut Loaded, kind: &str) {
+    *loaded.skipped.entry(kind.to_owned()).or_default() += 1;
+}
+
+fn load_list(place: &Place<'_>, file: &Arc<str>, item_kind: Option<&str>, loaded: &mut Loaded) {
+    let mut problems = Problems::default();
+    let items = place.field("items").map(|items| items.items(&mut problems)).unwrap_or_default();
+    for problem in problems.list {
+        loaded.complaints.push(Complaint {
+            severity: Severity::Refused,
+            origin: Origin { file: Arc::clone(file), line: problem.line },
+            object: describe(place),
+            field: problem.path,
+            message: problem.message,
+            consequence: "the item is left out".to_owned(),
+        });
+    }
+    for item in items {
+        // Items of a typed list leave kind and apiVersion out.
+        if let (Some(kind), Value::Map(entries), None) =
+            (item_kind, &item.node.value, item.node.get("kind"))
+        {
+            let mut entries = entries.clone();
+            let version = place.node.get("apiVersion").cloned();
+            entries.extend(version.map(|version| ("apiVersion".to_owned(), version)));
+            let kind = Node { line: item.line(), value: Value::String(kind.to_owned()) };
+            entries.push(("kind".to_owned(), kind));
+            let node = Node { line: item.line(), value: Value::Map(entries) };
+            load_object(&Place::root(&node), file, loaded);
+        } else {
+            load_object(&Place::root(item.node), file, loaded);
+        }
+    }
+}
+
+fn text<'n>(node: &'n Node, key: &str) -> Result<&'n str, String> {
+    if !matches!(node.value, Value::Map(_)) {
+        return Err(format!("the document is {}, not an object", node.value.type_name()));
+    }
+    match node.get(key).map(|field| &field.value) {
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => Err(format!("is {}, must be a string", other.type_name())),
+        None => Err("is missing: this is no Kubernetes object".to_owned()),
+    }
+}
+
+/// `Kind namespace/name` as far as they can be read.
+fn describe(place: &Place<'_>) -> String {
+    let kind = place.node.get_str("kind").unwrap_or("object");
+    let metadata = place.node.get("metadata");
+    let of = |key| metadata.and_then(|metadata| metadata.get_str(key));
+    match (of("namespace"), of("name")) {
+        (Some(namespace), Some(name)) => format!("{kind} {namespace}/{name}"),
+        (None, Some(name)) => format!("{kind} {name}"),
+        _ => kind.to_owned(),
+    }
+}

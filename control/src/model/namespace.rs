@@ -1,0 +1,71 @@
+//! `v1` Namespace: its labels.
+
+use super::decode::{Place, Problems};
+use super::label::{Labels, decode_labels, is_dns_label};
+use super::{Complaint, Origin, Severity};
+
+/// The label every namespace carries (Kubernetes 1.22 and later; set by the API server, so it is
+/// implied here and wins over what a manifest says).
+pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// A namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels, [`NAME_LABEL`] included.
+    pub labels: Labels,
+    /// Where it was read.
+    pub origin: Origin,
+}
+
+impl Namespace {
+    /// A namespace with the labels given and the one that is implied.
+    pub fn new(name: impl Into<String>, mut labels: Labels, origin: Origin) -> Self {
+        let name = name.into();
+        labels.insert(NAME_LABEL.to_owned(), name.clone());
+        Self { name, labels, origin }
+    }
+}
+
+/// Reads a Namespace. Labels that cannot be read are left out and complained about: a selector
+/// then does not find them, which with positive selectors allows less.
+pub(super) fn decode(
+    root: &Place<'_>,
+    origin: &Origin,
+    complaints: &mut Vec<Complaint>,
+) -> Option<Namespace> {
+    let mut problems = Problems::default();
+    let metadata = root.field("metadata");
+    let name = metadata.as_ref().and_then(|m| m.field("name"));
+    let name = name.and_then(|field| {
+        let name = field.string(&mut problems)?;
+        if !is_dns_label(name) {
+            problems.at(&field, format!("`{name}` is no namespace name (RFC 1123 label)"));
+            return None;
+        }
+        Some(name.to_owned())
+    });
+    let labels = metadata
+        .as_ref()
+        .and_then(|m| m.field("labels"))
+        .map(|labels| decode_labels(&labels, &mut problems))
+        .unwrap_or_default();
+    if name.is_none() && problems.list.is_empty() {
+        problems.at(root, "metadata.name is required");
+    }
+    let object = format!("Namespace {}", name.as_deref().unwrap_or("(unnamed)"));
+    let consequence =
+        if name.is_some() { "the namespace counts without that label" } else { "it is left out" };
+    for problem in problems.list {
+        complaints.push(Complaint {
+            severity: Severity::Refused,
+            origin: Origin { line: problem.line, ..origin.clone() },
+            object: object.clone(),
+            field: problem.path,
+            message: problem.message,
+            consequence: consequence.to_owned(),
+        });
+    }
+    Some(Namespace::new(name?, labels, origin.clone()))
+}

@@ -1,0 +1,243 @@
+//! `v1` Pod: what identifies it on the wire and to selectors.
+
+use std::net::IpAddr;
+
+use super::decode::{Place, Problems};
+use super::label::{Labels, decode_labels};
+use super::policy::Protocol;
+use super::policy_decode::{decode_port_number, port_name};
+use super::{Complaint, ObjectKey, Origin, Severity};
+
+/// Phase of a pod's life, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Pending, Running, Unknown, or not stated.
+    Live,
+    /// Succeeded.
+    Succeeded,
+    /// Failed.
+    Failed,
+}
+
+/// A port that a container declares.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerPort {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Protocol; TCP where the manifest names none.
+    pub protocol: Protocol,
+    /// Number, 1 to 65535.
+    pub port: u16,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Namespace and name.
+    pub key: ObjectKey,
+    /// Labels.
+    pub labels: Labels,
+    /// `status.podIP` and `status.podIPs`, without repetition, in that order.
+    pub addresses: Vec<IpAddr>,
+    /// Phase.
+    pub phase: Phase,
+    /// `spec.hostNetwork`: the pod has its node's addresses and is not policed.
+    pub host_network: bool,
+    /// `spec.nodeName`.
+    pub node: Option<String>,
+    /// Ports of containers and of sidecars (init containers with `restartPolicy: Always`).
+    pub ports: Vec<ContainerPort>,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    /// Part of the object could not be read: isolated in both directions.
+    pub refused: bool,
+    /// Where it was read.
+    pub origin: Origin,
+}
+
+impl Pod {
+    /// A live pod on the pod network without addresses, labels or ports.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            key: ObjectKey::new(namespace, name),
+            labels: Labels::new(),
+            addresses: Vec::new(),
+            phase: Phase::Live,
+            host_network: false,
+            node: None,
+            ports: Vec::new(),
+            terminating: false,
+            refused: false,
+            origin: Origin::memory(),
+        }
+    }
+
+    /// Whether policies apply to this pod's addresses: on the pod network and not finished.
+    pub fn is_policed(&self) -> bool {
+        !self.host_network && self.phase == Phase::Live
+    }
+}
+
+/// Reads a Pod. `None` if it cannot even be named, or has no readable address to isolate.
+pub(super) fn decode(
+    root: &Place<'_>,
+    origin: &Origin,
+    complaints: &mut Vec<Complaint>,
+) -> Option<Pod> {
+    let mut problems = Problems::default();
+    let mut pod = Pod::new("default", "(unnamed)");
+    pod.origin = origin.clone();
+    match root.field("metadata") {
+        Some(metadata) => decode_metadata(&metadata, &mut pod, &mut problems),
+        None => problems.at(root, "metadata.name is required"),
+    }
+    if let Some(spec) = root.field("spec") {
+        decode_spec(&spec, &mut pod, &mut problems);
+    }
+    if let Some(status) = root.field("status") {
+        decode_status(&status, &mut pod, &mut problems);
+    }
+    pod.refused = problems.refusals() > 0;
+    let consequence = if pod.addresses.is_empty() {
+        "the pod is left out"
+    } else {
+        "the pod is isolated in both directions"
+    };
+    for problem in problems.list {
+        complaints.push(Complaint {
+            severity: Severity::Refused,
+            origin: Origin { line: problem.line, ..origin.clone() },
+            object: format!("Pod {}", pod.key),
+            field: problem.path,
+            message: problem.message,
+            consequence: consequence.to_owned(),
+        });
+    }
+    (!pod.refused || !pod.addresses.is_empty()).then_some(pod)
+}
+
+fn decode_metadata(metadata: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
+    if let Some(field) = metadata.field("namespace")
+        && let Some(namespace) = field.string(problems)
+    {
+        namespace.clone_into(&mut pod.key.namespace);
+    }
+    match metadata.field("name") {
+        Some(field) => {
+            if let Some(name) = field.string(problems) {
+                name.clone_into(&mut pod.key.name);
+            }
+        }
+        None => problems.at(metadata, "`name` is required"),
+    }
+    if let Some(field) = metadata.field("labels") {
+        pod.labels = decode_labels(&field, problems);
+    }
+    pod.terminating = metadata.field("deletionTimestamp").is_some();
+}
+
+fn decode_spec(spec: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
+    if let Some(field) = spec.field("hostNetwork") {
+        pod.host_network = field.boolean(problems).unwrap_or(false);
+    }
+    if let Some(field) = spec.field("nodeName") {
+        pod.node = field.string(problems).map(str::to_owned);
+    }
+    if let Some(field) = spec.field("containers") {
+        for container in field.items(problems) {
+            decode_ports(&container, pod, problems);
+        }
+    }
+    if let Some(field) = spec.field("initContainers") {
+        for container in field.items(problems) {
+            // KEP-753: an init container that restarts always is a sidecar and serves as long as
+            // the pod does.
+            if container.node.get_str("restartPolicy") == Some("Always") {
+                decode_ports(&container, pod, problems);
+            }
+        }
+    }
+}
+
+fn decode_ports(container: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
+    let Some(field) = container.field("ports") else { return };
+    for item in field.items(problems) {
+        let Some(number) = item.field("containerPort") else {
+            problems.at(&item, "`containerPort` is required");
+            continue;
+        };
+        let Some(port) = decode_port_number(&number, problems) else { continue };
+        let protocol = match item.field("protocol") {
+            None => Some(Protocol::Tcp),
+            Some(field) => field.string(problems).and_then(|text| {
+                let protocol = Protocol::from_api(text);
+                if protocol.is_none() {
+                    problems.at(&field, format!("`{text}` is no protocol; write TCP, UDP or SCTP"));
+                }
+                protocol
+            }),
+        };
+        let name = match item.field("name") {
+            None => None,
+            Some(field) => match field.string(problems) {
+                Some("") => None,
+                Some(name) => {
+                    if let Err(why) = port_name(name) {
+                        problems.at(&field, why);
+                    }
+                    Some(name.to_owned())
+                }
+                None => continue,
+            },
+        };
+        if let Some(protocol) = protocol {
+            pod.ports.push(ContainerPort { name, protocol, port });
+        }
+    }
+}
+
+fn decode_status(status: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
+    if let Some(field) = status.field("phase") {
+        pod.phase = match field.string(problems) {
+            Some("Succeeded") => Phase::Succeeded,
+            Some("Failed") => Phase::Failed,
+            _ => Phase::Live,
+        };
+    }
+    let mut addresses = Vec::new();
+    if let Some(field) = status.field("podIP") {
+        addresses.extend(decode_address(&field, problems));
+    }
+    if let Some(field) = status.field("podIPs") {
+        for item in field.items(problems) {
+            match item.field("ip") {
+                Some(field) => addresses.extend(decode_address(&field, problems)),
+                None => problems.at(&item, "`ip` is required"),
+            }
+        }
+    }
+    for address in addresses {
+        if !pod.addresses.contains(&address) {
+            pod.addresses.push(address);
+        }
+    }
+}
+
+/// An address that one pod can own. The empty string is how the API prints "none yet".
+fn decode_address(place: &Place<'_>, problems: &mut Problems) -> Option<IpAddr> {
+    let text = place.string(problems)?;
+    if text.is_empty() {
+        return None;
+    }
+    let Ok(address) = text.parse::<IpAddr>() else {
+        problems.at(place, format!("`{text}` is no IP address"));
+        return None;
+    };
+    let mapped = matches!(address, IpAddr::V6(a) if a.to_ipv4_mapped().is_some());
+    let broadcast = matches!(address, IpAddr::V4(a) if a.is_broadcast());
+    if mapped || broadcast || address.is_unspecified() || address.is_multicast() {
+        problems.at(place, format!("`{text}` cannot be a pod's address"));
+        return None;
+    }
+    Some(address)
+}

@@ -1,0 +1,371 @@
+//! From a value tree to a NetworkPolicy, with the validation of the API server.
+//!
+//! Source of the rules: `pkg/apis/networking/validation` of Kubernetes, and the API reference of
+//! `networking.k8s.io/v1`. A policy that fails any of them is refused as a whole, as the API server
+//! would; unlike there, it then still isolates, because whoever wrote it wanted something closed.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::decode::{Place, Problems};
+use super::label::{LabelSelector, is_dns_subdomain};
+use super::policy::{
+    Direction, NetworkPolicy, Peer, PeerRule, PortMatch, PortRule, Protocol, Rule,
+};
+use super::{Complaint, ObjectKey, Origin, Severity};
+
+/// The one version of the API that serves NetworkPolicy.
+pub(super) const API_VERSION: &str = "networking.k8s.io/v1";
+
+/// Reads a NetworkPolicy. `None` only if its namespace cannot be read, so that nobody can say what
+/// it would isolate.
+pub(super) fn decode(
+    root: &Place<'_>,
+    origin: &Origin,
+    complaints: &mut Vec<Complaint>,
+) -> Option<NetworkPolicy> {
+    let mut problems = Problems::default();
+    root.only(&["apiVersion", "kind", "metadata", "spec", "status"], &mut problems);
+    if root.node.get_str("apiVersion") != Some(API_VERSION) {
+        let place = root.field("apiVersion").unwrap_or_else(|| root.clone());
+        problems.at(&place, format!("write `apiVersion: {API_VERSION}`"));
+    }
+    let (namespace, name) = decode_metadata(root, &mut problems);
+    let spec = root.field("spec");
+    let spec = spec.filter(|spec| spec.is_map(&mut problems));
+    let decoded = spec.as_ref().map(|spec| decode_spec(spec, &mut problems)).unwrap_or_else(|| {
+        // Without a spec the API's zero value applies: every pod of the namespace, ingress. If a
+        // misspelt field took its place, nothing at all is known.
+        let directions = if problems.refusals() == 0 {
+            vec![Direction::Ingress]
+        } else {
+            vec![Direction::Ingress, Direction::Egress]
+        };
+        Decoded { selector: Some(LabelSelector::everything()), directions, rules: [vec![], vec![]] }
+    });
+
+    let refused = problems.refusals() > 0 || decoded.selector.is_none();
+    let key = namespace.map(|ns| ObjectKey::new(ns, name.as_deref().unwrap_or("(unnamed)")));
+    let consequence = refused.then(|| consequence(key.as_ref(), &decoded)).unwrap_or_default();
+    let object = match &key {
+        Some(key) => format!("NetworkPolicy {key}"),
+        None => format!("NetworkPolicy ?/{}", name.as_deref().unwrap_or("(unnamed)")),
+    };
+    for problem in problems.list {
+        complaints.push(Complaint {
+            severity: if problem.warning { Severity::Warning } else { Severity::Refused },
+            origin: Origin { line: problem.line, ..origin.clone() },
+            object: object.clone(),
+            field: problem.path,
+            message: problem.message,
+            consequence: if problem.warning { String::new() } else { consequence.clone() },
+        });
+    }
+    let [ingress, egress] = if refused { [vec![], vec![]] } else { decoded.rules };
+    Some(NetworkPolicy {
+        key: key?,
+        pod_selector: decoded.selector.unwrap_or_default(),
+        directions: decoded.directions,
+        ingress,
+        egress,
+        refused,
+        origin: origin.clone(),
+    })
+}
+
+/// What becomes of a refused policy, for the complaint.
+fn consequence(key: Option<&ObjectKey>, decoded: &Decoded) -> String {
+    let Some(key) = key else {
+        return "the policy is refused, and as its namespace cannot be read it isolates nothing"
+            .to_owned();
+    };
+    let directions: Vec<&str> = decoded.directions.iter().map(|d| d.field()).collect();
+    let directions = directions.join(" and ");
+    match &decoded.selector {
+        Some(selector) if !selector.is_empty() => format!(
+            "the policy is refused: the pods it selects are isolated for {directions} and it allows nothing"
+        ),
+        _ => format!(
+            "the policy is refused: every pod of namespace {} is isolated for {directions} and it allows nothing",
+            key.namespace
+        ),
+    }
+}
+
+/// Namespace (`default` if absent, `None` if unreadable) and name.
+fn decode_metadata(root: &Place<'_>, problems: &mut Problems) -> (Option<String>, Option<String>) {
+    let metadata = root.field("metadata").filter(|metadata| metadata.is_map(problems));
+    let Some(metadata) = metadata else {
+        if problems.list.iter().all(|problem| problem.path != "metadata") {
+            problems.at(root, "metadata.name is required");
+        }
+        return (Some("default".to_owned()), None);
+    };
+    let name = match metadata.field("name") {
+        Some(field) => field.string(problems).map(|name| {
+            if !is_dns_subdomain(name) {
+                problems.at(&field, format!("`{name}` is no object name (RFC 1123 subdomain)"));
+            }
+            name.to_owned()
+        }),
+        None => {
+            problems.at(&metadata, "`name` is required");
+            None
+        }
+    };
+    let namespace = match metadata.field("namespace") {
+        Some(field) => field.string(problems).map(str::to_owned),
+        None => Some("default".to_owned()),
+    };
+    (namespace, name)
+}
+
+struct Decoded {
+    /// `None`: could not be read, so that the whole namespace is meant.
+    selector: Option<LabelSelector>,
+    directions: Vec<Direction>,
+    /// Ingress, egress.
+    rules: [Vec<Rule>; 2],
+}
+
+fn decode_spec(spec: &Place<'_>, problems: &mut Problems) -> Decoded {
+    spec.only(&["podSelector", "policyTypes", "ingress", "egress"], problems);
+    let selector = match spec.field("podSelector") {
+        Some(field) => LabelSelector::decode(&field, problems),
+        None => Some(LabelSelector::everything()),
+    };
+    let rules = [Direction::Ingress, Direction::Egress].map(|direction| {
+        spec.field(direction.field())
+            .map(|field| {
+                let items = field.items(problems);
+                items.iter().filter_map(|item| decode_rule(item, direction, problems)).collect()
+            })
+            .unwrap_or_default()
+    });
+    let directions = decode_policy_types(spec, problems);
+    Decoded { selector, directions, rules }
+}
+
+/// "If this field is not specified, it will default based on the existence of ingress or egress
+/// rules; policies that contain an egress section are assumed to affect egress, and all policies
+/// (whether or not they contain an ingress section) are assumed to affect ingress." The defaulting
+/// code looks at the number of egress rules, so `egress: []` does not count.
+fn decode_policy_types(spec: &Place<'_>, problems: &mut Problems) -> Vec<Direction> {
+    let both = || vec![Direction::Ingress, Direction::Egress];
+    let before = problems.refusals();
+    let mut directions = Vec::new();
+    if let Some(field) = spec.field("policyTypes") {
+        let items = field.items(problems);
+        if items.len() > 2 {
+            problems.at(&field, "at most two policy types can be given");
+        }
+        for item in items {
+            match item.string(problems) {
+                Some("Ingress") => directions.push(Direction::Ingress),
+                Some("Egress") => directions.push(Direction::Egress),
+                Some(other) => problems
+                    .at(&item, format!("`{other}` is no policy type; write Ingress or Egress")),
+                None => {}
+            }
+        }
+    }
+    if problems.refusals() > before {
+        // Which direction was meant cannot be known.
+        return both();
+    }
+    directions.sort_unstable();
+    directions.dedup();
+    if !directions.is_empty() {
+        return directions;
+    }
+    use super::document::Value;
+    let has_egress = spec.field("egress").is_some_and(|field| match &field.node.value {
+        Value::List(items) => !items.is_empty(),
+        _ => true,
+    });
+    if has_egress { both() } else { vec![Direction::Ingress] }
+}
+
+fn decode_rule(place: &Place<'_>, direction: Direction, problems: &mut Problems) -> Option<Rule> {
+    if !place.is_map(problems) {
+        return None;
+    }
+    place.only(&["ports", direction.peers_field()], problems);
+    let mut rule = Rule { peers: Vec::new(), ports: Vec::new(), line: place.line() };
+    if let Some(field) = place.field("ports") {
+        for item in field.items(problems) {
+            rule.ports.extend(decode_port(&item, problems));
+        }
+    }
+    if let Some(field) = place.field(direction.peers_field()) {
+        for item in field.items(problems) {
+            if let Some(peer) = decode_peer(&item, problems) {
+                rule.peers.push(PeerRule { peer, line: item.line() });
+            }
+        }
+    }
+    Some(rule)
+}
+
+fn decode_port(place: &Place<'_>, problems: &mut Problems) -> Option<PortRule> {
+    use super::document::Value;
+    if !place.is_map(problems) {
+        return None;
+    }
+    place.only(&["protocol", "port", "endPort"], problems);
+    let protocol = match place.field("protocol") {
+        None => Protocol::Tcp,
+        Some(field) => {
+            let text = field.string(problems)?;
+            Protocol::from_api(text).or_else(|| {
+                problems
+                    .at(&field, format!("`{text}` is no protocol here; write TCP, UDP or SCTP"));
+                None
+            })?
+        }
+    };
+    let end = place.field("endPort");
+    let port = match place.field("port") {
+        None => {
+            if let Some(end) = &end {
+                problems.at(end, "needs a numeric `port` beside it");
+            }
+            PortMatch::All
+        }
+        Some(field) => match &field.node.value {
+            Value::Integer(_) => {
+                let first = decode_port_number(&field, problems)?;
+                let last = match &end {
+                    Some(end) => decode_port_number(end, problems)?,
+                    None => first,
+                };
+                if let Some(end) = end.filter(|_| last < first) {
+                    problems.at(&end, format!("{last} is below `port` {first}"));
+                }
+                PortMatch::Range(first, last)
+            }
+            Value::String(name) => {
+                if let Err(why) = port_name(name) {
+                    problems.at(&field, why);
+                }
+                if let Some(end) = &end {
+                    problems.at(end, "can only stand beside a numeric `port`");
+                }
+                PortMatch::Named(name.clone())
+            }
+            _ => {
+                field.expected("a port number or a port name", problems);
+                return None;
+            }
+        },
+    };
+    Some(PortRule { protocol, port })
+}
+
+/// A port number, 1 to 65535.
+pub(super) fn decode_port_number(place: &Place<'_>, problems: &mut Problems) -> Option<u16> {
+    let number = place.integer(problems)?;
+    match u16::try_from(number) {
+        Ok(port) if port > 0 => Some(port),
+        _ => {
+            problems.at(place, format!("{number} is no port; ports are 1 to 65535"));
+            None
+        }
+    }
+}
+
+/// IANA_SVC_NAME (RFC 6335 section 5.1): 1 to 15 of `[a-z0-9-]`, at least one letter, no `-` at
+/// either end and no two in a row.
+pub(super) fn port_name(name: &str) -> Result<(), String> {
+    let bytes = name.as_bytes();
+    let valid = (1..=15).contains(&bytes.len())
+        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+        && bytes.iter().any(u8::is_ascii_lowercase)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && !name.contains("--");
+    if valid {
+        return Ok(());
+    }
+    Err(format!(
+        "`{name}` is no port name (at most 15 of a-z, 0-9 and single -, with at least one letter); a number is written without quotes"
+    ))
+}
+
+fn decode_peer(place: &Place<'_>, problems: &mut Problems) -> Option<Peer> {
+    if !place.is_map(problems) {
+        return None;
+    }
+    place.only(&["podSelector", "namespaceSelector", "ipBlock"], problems);
+    let pods = place.field("podSelector");
+    let namespaces = place.field("namespaceSelector");
+    if let Some(block) = place.field("ipBlock") {
+        if pods.is_some() || namespaces.is_some() {
+            problems.at(
+                &block,
+                "cannot stand in one item with podSelector or namespaceSelector; write two items",
+            );
+        }
+        return decode_block(&block, problems);
+    }
+    if pods.is_none() && namespaces.is_none() {
+        problems.at(
+            place,
+            "a peer needs podSelector, namespaceSelector or ipBlock; for every peer leave the list out",
+        );
+        return None;
+    }
+    let mut selector = |field: Option<Place<'_>>| match field {
+        Some(field) => LabelSelector::decode(&field, problems).map(Some),
+        None => Some(None),
+    };
+    let (namespaces, pods) = (selector(namespaces), selector(pods));
+    Some(Peer::Pods { namespaces: namespaces?, pods: pods? })
+}
+
+fn decode_block(place: &Place<'_>, problems: &mut Problems) -> Option<Peer> {
+    if !place.is_map(problems) {
+        return None;
+    }
+    place.only(&["cidr", "except"], problems);
+    let Some(field) = place.field("cidr") else {
+        problems.at(place, "`cidr` is required");
+        return None;
+    };
+    let cidr = decode_cidr(&field, problems);
+    let mut except = Vec::new();
+    if let Some(field) = place.field("except") {
+        for item in field.items(problems) {
+            let Some(inner) = decode_cidr(&item, problems) else { continue };
+            if let Some(outer) = cidr
+                && !(outer.contains(&inner) && inner.prefix_len() > outer.prefix_len())
+            {
+                problems
+                    .at(&item, format!("{inner} must lie within {outer} and be smaller than it"));
+            }
+            except.push(inner);
+        }
+    }
+    Some(Peer::IpBlock { cidr: cidr?, except })
+}
+
+/// `address/length`. Bits beyond the length are taken off, as Kubernetes does, with a warning.
+fn decode_cidr(place: &Place<'_>, problems: &mut Problems) -> Option<IpNet> {
+    let text = place.string(problems)?;
+    let Ok(net) = text.parse::<IpNet>() else {
+        problems.at(place, format!("`{text}` is no CIDR; write 10.0.0.0/8 or fd00::/64"));
+        return None;
+    };
+    if let IpAddr::V6(address) = net.addr()
+        && address.to_ipv4_mapped().is_some()
+    {
+        problems.at(place, format!("`{text}` is IPv4-mapped; write it as an IPv4 CIDR"));
+        return None;
+    }
+    let trunc = net.trunc();
+    if trunc.addr() != net.addr() {
+        problems.warn(place, format!("`{text}` has bits beyond its length; it is read as {trunc}"));
+    }
+    Some(trunc)
+}
