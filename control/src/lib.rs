@@ -15,5 +15,8 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod compile;
+pub mod eval;
 pub mod index;
 pub mod model;
+pub mod oracle;

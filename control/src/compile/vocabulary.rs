@@ -1,0 +1,242 @@
+//! What policies can tell apart, and the classes that follow.
+//!
+//! Policies see of a pod: its namespace, the labels that some selector mentions, the ports whose
+//! names some rule mentions, and its address through ipBlocks. Pods that agree in all of this are
+//! one *identity* with respect to policy; an identity is a class of the table. A label value that
+//! no selector mentions only counts as "some other value", so that a hash or a revision in the
+//! labels of a Deployment's pods does not make a class of its own.
+
+use std::net::IpAddr;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::blocks::{Blocks, count};
+use crate::index::{Index, Owner};
+use crate::model::{
+    Direction, LabelSelector, Labels, NetworkPolicy, Operator, Peer, Pod, PortMatch, Protocol,
+};
+
+/// The value number of an absent label.
+pub(super) const ABSENT: u32 = 0;
+/// The value number of a label whose value no selector mentions.
+const OTHER: u32 = 1;
+
+/// Label keys and values that selectors mention, numbered.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Words {
+    keys: FxHashMap<String, u32>,
+    /// (key, value) → value number, from 2.
+    values: FxHashMap<(u32, String), u32>,
+}
+
+impl Words {
+    fn add(&mut self, selector: &LabelSelector) {
+        for requirement in &selector.requirements {
+            let next = count(self.keys.len());
+            let key = *self.keys.entry(requirement.key.clone()).or_insert(next);
+            for value in &requirement.values {
+                let next = count(self.values.len() + 2);
+                self.values.entry((key, value.clone())).or_insert(next);
+            }
+        }
+    }
+
+    /// The labels' values, one a key.
+    pub(super) fn encode(&self, labels: &Labels) -> Box<[u32]> {
+        let mut values = vec![ABSENT; self.keys.len()].into_boxed_slice();
+        for (key, value) in labels {
+            if let Some(&key) = self.keys.get(key) {
+                let number = self.values.get(&(key, value.clone())).copied().unwrap_or(OTHER);
+                values[key as usize] = number;
+            }
+        }
+        values
+    }
+
+    /// A selector over encoded labels.
+    pub(super) fn matcher(&self, selector: &LabelSelector) -> Matcher {
+        let requirements = selector.requirements.iter().map(|requirement| {
+            // Every selector was added, so key and values are known; a value that were not would
+            // match nothing, which is what `In` of an unknown value means.
+            let key = self.keys.get(&requirement.key).copied().unwrap_or(u32::MAX);
+            let values = requirement.values.iter();
+            let values = values.filter_map(|value| self.values.get(&(key, value.clone())).copied());
+            (key, requirement.operator, values.collect())
+        });
+        Matcher { requirements: requirements.collect() }
+    }
+}
+
+/// A compiled label selector.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Matcher {
+    requirements: Vec<(u32, Operator, Vec<u32>)>,
+}
+
+impl Matcher {
+    /// Whether encoded labels satisfy every requirement.
+    pub(super) fn matches(&self, labels: &[u32]) -> bool {
+        self.requirements.iter().all(|(key, operator, values)| {
+            let value = labels.get(*key as usize).copied().unwrap_or(ABSENT);
+            match operator {
+                Operator::In => value != ABSENT && values.contains(&value),
+                Operator::NotIn => value == ABSENT || !values.contains(&value),
+                Operator::Exists => value != ABSENT,
+                Operator::DoesNotExist => value == ABSENT,
+            }
+        })
+    }
+}
+
+/// A named port of a pod, as far as rules mention the name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct NamedPort {
+    pub(super) name: u32,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
+}
+
+/// What policies can see of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct PodIdentity {
+    pub(super) namespace: u32,
+    pub(super) labels: Box<[u32]>,
+    pub(super) ports: Box<[NamedPort]>,
+}
+
+/// What a class stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Who {
+    /// An address that no pod owns.
+    Outside,
+    /// A pod.
+    Pod(PodIdentity),
+    /// An address whose owner is not known for sure.
+    Isolated,
+}
+
+/// A class: who, and which ipBlocks match.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct ClassKey {
+    pub(super) who: Who,
+    pub(super) cidr_class: u32,
+}
+
+/// Everything that policies mention, and the classes of one generation.
+#[derive(Debug, Clone)]
+pub(super) struct Vocabulary {
+    pub(super) pod_words: Words,
+    pub(super) namespace_words: Words,
+    pub(super) port_names: FxHashMap<String, u32>,
+    pub(super) blocks: Blocks,
+    pub(super) namespaces: FxHashMap<String, u32>,
+    /// Encoded labels of each namespace.
+    pub(super) namespace_labels: Vec<Box<[u32]>>,
+    classes: FxHashMap<ClassKey, u32>,
+    /// The classes in their order: those of addresses outside first, one a CIDR class.
+    pub(super) keys: Vec<ClassKey>,
+}
+
+impl Vocabulary {
+    /// Collects what the index's policies mention and classifies every address.
+    pub(super) fn of(index: &Index) -> (Self, Vec<(IpAddr, u32)>) {
+        let mut words = Self {
+            pod_words: Words::default(),
+            namespace_words: Words::default(),
+            port_names: FxHashMap::default(),
+            blocks: Blocks::of(index.policies()),
+            namespaces: FxHashMap::default(),
+            namespace_labels: Vec::new(),
+            classes: FxHashMap::default(),
+            keys: Vec::new(),
+        };
+        for policy in index.policies() {
+            words.mention(policy);
+        }
+        for cidr_class in 0..count(words.blocks.len()) {
+            words.number(ClassKey { who: Who::Outside, cidr_class });
+        }
+        let mut addresses = Vec::new();
+        for (address, owner) in index.endpoints() {
+            if let Owner::Pod(pod) = owner {
+                words.add_namespace(index, &pod.key.namespace);
+            }
+            if let Some(key) = words.key(address, owner) {
+                addresses.push((address, words.number(key)));
+            }
+        }
+        (words, addresses)
+    }
+
+    /// Classifies every address of an index whose policies and namespaces are those this
+    /// vocabulary was made of. `None` if some pod needs a class that does not exist.
+    pub(super) fn classify(&self, index: &Index) -> Option<Vec<(IpAddr, u32)>> {
+        let endpoints = index.endpoints();
+        let classes = endpoints.into_iter().map(|(address, owner)| {
+            let class = self.classes.get(&self.key(address, owner)?)?;
+            Some((address, *class))
+        });
+        classes.collect()
+    }
+
+    fn mention(&mut self, policy: &NetworkPolicy) {
+        self.pod_words.add(&policy.pod_selector);
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for rule in policy.rules(direction) {
+                for peer in &rule.peers {
+                    if let Peer::Pods { namespaces, pods } = &peer.peer {
+                        namespaces.iter().for_each(|s| self.namespace_words.add(s));
+                        pods.iter().for_each(|s| self.pod_words.add(s));
+                    }
+                }
+                for port in &rule.ports {
+                    if let PortMatch::Named(name) = &port.port {
+                        let next = count(self.port_names.len());
+                        self.port_names.entry(name.clone()).or_insert(next);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_namespace(&mut self, index: &Index, name: &str) {
+        if !self.namespaces.contains_key(name) {
+            let labels = self.namespace_words.encode(&index.namespace_labels(name));
+            self.namespaces.insert(name.to_owned(), count(self.namespace_labels.len()));
+            self.namespace_labels.push(labels);
+        }
+    }
+
+    fn number(&mut self, key: ClassKey) -> u32 {
+        let next = count(self.keys.len());
+        let keys = &mut self.keys;
+        *self.classes.entry(key).or_insert_with_key(|key| {
+            keys.push(key.clone());
+            next
+        })
+    }
+
+    /// The class key of an address; `None` if its pod's namespace is not known here.
+    fn key(&self, address: IpAddr, owner: Owner<'_>) -> Option<ClassKey> {
+        let who = match owner {
+            Owner::Isolated(_) => Who::Isolated,
+            Owner::Pod(pod) => Who::Pod(PodIdentity {
+                namespace: *self.namespaces.get(&pod.key.namespace)?,
+                labels: self.pod_words.encode(&pod.labels),
+                ports: self.ports(pod),
+            }),
+        };
+        Some(ClassKey { who, cidr_class: self.blocks.class_of(address) })
+    }
+
+    fn ports(&self, pod: &Pod) -> Box<[NamedPort]> {
+        let named = pod.ports.iter().filter_map(|port| {
+            let name = *self.port_names.get(port.name.as_deref()?)?;
+            Some(NamedPort { name, protocol: port.protocol, port: port.port })
+        });
+        let mut ports: Vec<NamedPort> =
+            named.collect::<FxHashSet<NamedPort>>().into_iter().collect();
+        ports.sort_unstable();
+        ports.into_boxed_slice()
+    }
+}

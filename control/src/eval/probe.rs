@@ -1,0 +1,254 @@
+//! Probes: questions and answers, one JSON object a line.
+//!
+//! ```text
+//! {"from":"ns/pod|IP","to":"ns/pod|IP","protocol":"TCP","port":80}
+//! {"verdict":"allow","egress":{"verdict":"allow"},"ingress":{"verdict":"allow","policy":"ns/p","rule":"spec.ingress[0]"}}
+//! ```
+//!
+//! A question that cannot be answered gets `{"error":"..."}` in its place, so that answers keep the
+//! order of the questions.
+
+use std::borrow::Cow;
+use std::io::{self, BufRead, Write};
+use std::net::IpAddr;
+
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use weir_table::Address;
+use weir_table::classify::{Connection, Judgement};
+
+use super::{Offline, SideAnswer, answers, word};
+use crate::index::Index;
+use crate::model::{ObjectKey, Pod};
+
+/// IP protocol numbers by the names that probes use.
+const NAMES: [(&str, u8); 5] =
+    [("TCP", 6), ("UDP", 17), ("SCTP", 132), ("ICMP", 1), ("ICMPv6", 58)];
+
+/// A question.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe<'a> {
+    /// `namespace/pod` or an address.
+    #[serde(borrow)]
+    pub from: Cow<'a, str>,
+    /// `namespace/pod` or an address.
+    #[serde(borrow)]
+    pub to: Cow<'a, str>,
+    /// TCP, UDP, SCTP, ICMP, ICMPv6 or an IP protocol number; TCP if absent.
+    #[serde(borrow, default)]
+    pub protocol: Option<Cow<'a, str>>,
+    /// Destination port, for TCP, UDP and SCTP.
+    #[serde(default)]
+    pub port: Option<u32>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// `allow` if both ends allow.
+    pub verdict: &'static str,
+    /// The source's policies.
+    pub egress: SideAnswer,
+    /// The destination's policies.
+    pub ingress: SideAnswer,
+}
+
+/// The answer to a question that has none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Why, in words.
+    pub error: String,
+}
+
+/// An end of a probe: the addresses that it can stand for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// One address, or all of a pod's.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Resolves `namespace/pod` or an address.
+///
+/// # Errors
+/// A sentence that says why there is no such end.
+pub fn resolve(index: &Index, text: &str) -> Result<End, String> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(End { addresses: vec![address.to_canonical()] });
+    }
+    let Some((namespace, name)) = text.split_once('/') else {
+        return Err(format!("`{text}` is neither an address nor namespace/pod"));
+    };
+    let key = ObjectKey::new(namespace, name);
+    let pod = index.pod(&key).ok_or_else(|| format!("there is no pod {key}"))?;
+    usable(pod)?;
+    Ok(End { addresses: pod.addresses.clone() })
+}
+
+fn usable(pod: &Pod) -> Result<(), String> {
+    use crate::model::Phase;
+    match pod.phase {
+        Phase::Succeeded => Err(format!("pod {} has finished (Succeeded)", pod.key)),
+        Phase::Failed => Err(format!("pod {} has finished (Failed)", pod.key)),
+        Phase::Live if pod.addresses.is_empty() => {
+            Err(format!("pod {} has no address (status.podIPs)", pod.key))
+        }
+        Phase::Live => Ok(()),
+    }
+}
+
+/// Picks an address of each end, of one family: the source's first that has a partner.
+///
+/// # Errors
+/// A sentence if the two have no family in common.
+pub fn pair(from: &End, to: &End) -> Result<(Address, Address), String> {
+    for source in &from.addresses {
+        let partner = to.addresses.iter().find(|to| to.is_ipv4() == source.is_ipv4());
+        if let Some(destination) = partner {
+            return Ok((Address::from(*source), Address::from(*destination)));
+        }
+    }
+    Err("the two ends have no address family in common".to_owned())
+}
+
+/// The protocol number and port of a probe.
+///
+/// # Errors
+/// A sentence naming what is wrong.
+pub fn traffic(protocol: Option<&str>, port: Option<u32>, v4: bool) -> Result<(u8, u16), String> {
+    let name = protocol.unwrap_or("TCP");
+    let number = NAMES
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, number)| *number)
+        .or_else(|| name.parse().ok())
+        .ok_or_else(|| {
+            format!("`{name}` is no protocol; write TCP, UDP, SCTP, ICMP or an IP protocol number")
+        })?;
+    // ICMP is one protocol to the reader, two numbers on the wire.
+    let number = match number {
+        1 | 58 if v4 => 1,
+        1 | 58 => 58,
+        other => other,
+    };
+    match (matches!(number, 6 | 17 | 132), port) {
+        (true, Some(port)) => match u16::try_from(port) {
+            Ok(port) if port > 0 => Ok((number, port)),
+            _ => Err(format!("{port} is no port; ports are 1 to 65535")),
+        },
+        (true, None) => Err(format!("{name} needs a port")),
+        (false, None | Some(0)) => Ok((number, 0)),
+        (false, Some(_)) => Err(format!("{name} has no ports; leave the port out")),
+    }
+}
+
+/// Answers probes against one table; keeps names and finished answers for the next probe.
+#[derive(Debug)]
+pub struct Prober<'a> {
+    offline: &'a Offline,
+    ends: FxHashMap<String, Result<End, String>>,
+    /// (source's and destination's verdict and program) → the answer as JSON.
+    rendered: FxHashMap<(u32, u32, u32, u32), Vec<u8>>,
+}
+
+impl<'a> Prober<'a> {
+    /// A prober for a table.
+    pub fn new(offline: &'a Offline) -> Self {
+        Self { offline, ends: FxHashMap::default(), rendered: FxHashMap::default() }
+    }
+
+    fn end(&mut self, text: &str) -> Result<End, String> {
+        if let Some(end) = self.ends.get(text) {
+            return end.clone();
+        }
+        let end = resolve(&self.offline.index, text);
+        self.ends.insert(text.to_owned(), end.clone());
+        end
+    }
+
+    /// The connection that a probe means, and what both ends say.
+    ///
+    /// # Errors
+    /// A sentence that says why the question cannot be answered.
+    pub fn judge(&mut self, probe: &Probe<'_>) -> Result<(Connection, Judgement), String> {
+        let from = self.end(&probe.from)?;
+        let to = self.end(&probe.to)?;
+        let (src, dst) = pair(&from, &to)?;
+        let (protocol, dport) = traffic(probe.protocol.as_deref(), probe.port, src.is_v4())?;
+        let connection = Connection { src, dst, protocol, dport };
+        Ok((connection, self.offline.classifier.evaluate(&connection)))
+    }
+
+    /// The answer to a probe.
+    ///
+    /// # Errors
+    /// As [`Self::judge`].
+    pub fn answer(&mut self, probe: &Probe<'_>) -> Result<Answer, String> {
+        let (connection, judgement) = self.judge(probe)?;
+        let (egress, ingress) = answers(&self.offline.classifier, &connection, judgement);
+        Ok(Answer { verdict: word(judgement.is_allowed()), egress, ingress })
+    }
+
+    /// Answers every line of `input` in order. Returns (questions, those without an answer).
+    ///
+    /// # Errors
+    /// Reading or writing failed.
+    pub fn run(
+        &mut self,
+        mut input: impl BufRead,
+        mut output: impl Write,
+    ) -> io::Result<(usize, usize)> {
+        let (mut asked, mut failed) = (0, 0);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if input.read_until(b'\n', &mut line)? == 0 {
+                return Ok((asked, failed));
+            }
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            asked += 1;
+            let result = serde_json::from_slice::<Probe<'_>>(&line)
+                .map_err(|error| format!("not a probe: {error}"))
+                .and_then(|probe| self.judge(&probe));
+            match result {
+                Ok((connection, judgement)) => {
+                    output.write_all(self.render(&connection, judgement)?)?;
+                }
+                Err(error) => {
+                    failed += 1;
+                    serde_json::to_writer(&mut output, &Failure { error })?;
+                    output.write_all(b"\n")?;
+                }
+            }
+        }
+    }
+
+    /// The answer's JSON line; the same verdicts of the same programs read the same.
+    fn render(&mut self, connection: &Connection, judgement: Judgement) -> io::Result<&[u8]> {
+        let classifier = &self.offline.classifier;
+        let own = connection.src == connection.dst;
+        let programs = |address| {
+            let programs = classifier.table().programs(classifier.class_of(address));
+            programs.filter(|_| !own).map_or((u32::MAX, u32::MAX), |(i, e)| (i.0, e.0))
+        };
+        let key = (
+            judgement.egress.to_bits(),
+            programs(connection.src).1,
+            judgement.ingress.to_bits(),
+            programs(connection.dst).0,
+        );
+        use std::collections::hash_map::Entry;
+        match self.rendered.entry(key) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let (egress, ingress) = answers(classifier, connection, judgement);
+                let verdict = word(judgement.is_allowed());
+                let mut text = serde_json::to_vec(&Answer { verdict, egress, ingress })?;
+                text.push(b'\n');
+                Ok(entry.insert(text))
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! A naive evaluator, straight from the text of the API reference.
+//!
+//! Slow and obvious on purpose: it walks all policies, rules and peers for every question and
+//! shares no code with `compile` beyond the objects themselves. Tests hold the compiled table
+//! against it; nothing else uses it.
+//!
+//! Quotations are from the API reference of `networking.k8s.io/v1` NetworkPolicy.
+
+use std::net::IpAddr;
+
+use crate::index::{Index, Owner};
+use crate::model::{
+    Direction, LabelSelector, Labels, NetworkPolicy, ObjectKey, Operator, Peer, Pod, PortMatch,
+    PortRule, Protocol, Rule,
+};
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// To a destination port.
+    Port(Protocol, u16),
+    /// ICMP or ICMPv6.
+    Icmp,
+    /// A protocol that has no ports that policies know.
+    Other,
+}
+
+/// What one end's policies say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Side {
+    /// No policy selects this end in this direction.
+    Unrestricted,
+    /// The first rule that matches, in the order of namespaces, names and rules.
+    Allowed(ObjectKey, String),
+    /// Isolated, and no rule matches.
+    Denied,
+}
+
+impl Side {
+    /// Whether the connection may pass on this side.
+    pub fn is_allowed(&self) -> bool {
+        *self != Self::Denied
+    }
+}
+
+/// Judges a connection: (what the source's egress says, what the destination's ingress says).
+pub fn judge(index: &Index, source: IpAddr, destination: IpAddr, traffic: Traffic) -> (Side, Side) {
+    // "... traffic to and from the pod itself is always allowed": a pod reaches itself.
+    if source == destination {
+        return (Side::Unrestricted, Side::Unrestricted);
+    }
+    let endpoints = index.endpoints();
+    let (from, to) = (endpoints.get(&source).copied(), endpoints.get(&destination).copied());
+    let egress = side(index, Direction::Egress, from, (destination, to), to, traffic);
+    let ingress = side(index, Direction::Ingress, to, (source, from), to, traffic);
+    (egress, ingress)
+}
+
+fn pod_of(owner: Option<Owner<'_>>) -> Option<&Pod> {
+    match owner {
+        Some(Owner::Pod(pod)) => Some(pod),
+        _ => None,
+    }
+}
+
+fn side(
+    index: &Index,
+    direction: Direction,
+    this: Option<Owner<'_>>,
+    (peer_address, peer): (IpAddr, Option<Owner<'_>>),
+    destination: Option<Owner<'_>>,
+    traffic: Traffic,
+) -> Side {
+    let this = match this {
+        None => return Side::Unrestricted,
+        Some(Owner::Isolated(_)) => return Side::Denied,
+        Some(Owner::Pod(pod)) => pod,
+    };
+    let mut isolated = false;
+    for policy in index.policies() {
+        // "podSelector: Selects the pods to which this NetworkPolicy object applies."
+        let applies = policy.key.namespace == this.key.namespace
+            && selects(&policy.pod_selector, &this.labels)
+            && policy.isolates(direction);
+        if !applies {
+            continue;
+        }
+        isolated = true;
+        for (i, rule) in policy.rules(direction).iter().enumerate() {
+            // "This field is combined ... traffic is allowed if it matches both ports and from."
+            if !ports_match(rule, pod_of(destination), traffic) {
+                continue;
+            }
+            if let Some(peer) = peers_match(index, policy, rule, peer_address, pod_of(peer)) {
+                return Side::Allowed(policy.key.clone(), Rule::path(direction, i, peer));
+            }
+        }
+    }
+    // "If no NetworkPolicies select a pod ... the traffic is allowed"; "if the traffic matches at
+    // least one ingress rule across all of the NetworkPolicy objects" it is, too.
+    if isolated { Side::Denied } else { Side::Unrestricted }
+}
+
+/// Which peer of the rule matches; `Some(None)` if the rule has none and so matches everything.
+fn peers_match(
+    index: &Index,
+    policy: &NetworkPolicy,
+    rule: &Rule,
+    address: IpAddr,
+    pod: Option<&Pod>,
+) -> Option<Option<usize>> {
+    // "If this field is empty or missing, this rule matches all sources (traffic not restricted by
+    // source)."
+    if rule.peers.is_empty() {
+        return Some(None);
+    }
+    let matches = |peer: &Peer| match peer {
+        // "cidr is a string representing the IPBlock"; "except is a slice of CIDRs that should not
+        // be included within an IPBlock".
+        Peer::IpBlock { cidr, except } => {
+            cidr.contains(&address) && !except.iter().any(|hole| hole.contains(&address))
+        }
+        Peer::Pods { namespaces, pods } => pod.is_some_and(|pod| {
+            let in_namespace = match namespaces {
+                Some(selector) => selects(selector, &index.namespace_labels(&pod.key.namespace)),
+                // "Otherwise it selects the pods matching podSelector in the policy's own
+                // namespace."
+                None => pod.key.namespace == policy.key.namespace,
+            };
+            in_namespace && pods.as_ref().is_none_or(|selector| selects(selector, &pod.labels))
+        }),
+    };
+    rule.peers.iter().position(|peer| matches(&peer.peer)).map(Some)
+}
+
+fn ports_match(rule: &Rule, destination: Option<&Pod>, traffic: Traffic) -> bool {
+    // "If this field is empty or missing, this rule matches all ports (traffic not restricted by
+    // port)."
+    if rule.ports.is_empty() {
+        return true;
+    }
+    match traffic {
+        Traffic::Port(protocol, port) => rule
+            .ports
+            .iter()
+            .any(|rule| rule.protocol == protocol && port_matches(rule, destination, port)),
+        // Allowed if any traffic to the peer is: if some port of the rule exists at all.
+        Traffic::Icmp => rule
+            .ports
+            .iter()
+            .any(|rule| (0..=u16::MAX).any(|port| port_matches(rule, destination, port))),
+        Traffic::Other => false,
+    }
+}
+
+fn port_matches(rule: &PortRule, destination: Option<&Pod>, port: u16) -> bool {
+    match &rule.port {
+        // "If this field is not provided, this matches all port names and numbers."
+        PortMatch::All => true,
+        // "If set, indicates that the range of ports from port to endPort, inclusive, should be
+        // allowed by the policy."
+        PortMatch::Range(first, last) => (*first..=*last).contains(&port),
+        // "This can either be a numerical or named port on a pod."
+        PortMatch::Named(name) => destination.is_some_and(|pod| {
+            pod.ports.iter().any(|declared| {
+                declared.name.as_deref() == Some(name)
+                    && declared.protocol == rule.protocol
+                    && declared.port == port
+            })
+        }),
+    }
+}
+
+/// `metav1.LabelSelector`: "The result of matchLabels and matchExpressions are ANDed. An empty
+/// label selector matches all objects."
+fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
+    selector.requirements.iter().all(|requirement| {
+        let value = labels.get(&requirement.key);
+        match requirement.operator {
+            Operator::In => value.is_some_and(|value| requirement.values.contains(value)),
+            Operator::NotIn => !value.is_some_and(|value| requirement.values.contains(value)),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    })
+}
