@@ -6,6 +6,7 @@
 //! | Module | Memory | Writer → readers |
 //! |---|---|---|
 //! | [`policy`] | sealed memfd, one a generation | control → workers, CLI |
+//! | [`addrmap`] | size-sealed memfd, one a generation | control → workers, CLI |
 //! | [`counters`] | mmapable BPF array | workers → CLI, metrics |
 //!
 //! Unsafe code is confined to [`mem`]; everything else works on `&[u8]` that
@@ -15,7 +16,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 pub mod addr;
+pub mod addrmap;
+pub mod classify;
 pub mod counters;
+pub mod gate;
 pub mod mem;
 pub mod policy;
 #[cfg(not(loom))]
