@@ -1,0 +1,230 @@
+//! Putting the daemon together: checks, steering, punt pair, workers, admin threads.
+//!
+//! Order matters. The workers serve before the first hook is attached, and the first
+//! hook is attached only once a policy table is in force, so at no point does a packet
+//! of a running pod meet a hook that nobody answers.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use weir_table::counters::{CounterBlock, Counters};
+
+use crate::discover::Discovery;
+use crate::flow_memory::{FlowMemory, flow_sizes};
+use crate::io::af_xdp::AfXdp;
+use crate::netlink::Netlink;
+use crate::node::Node;
+use crate::pipeline::Pipeline;
+use crate::pods::Pods;
+use crate::punt::{MAX_NATIVE_XDP_MTU, PuntPair};
+use crate::shim::SHIM_LEN;
+use crate::steer::Steering;
+use crate::steer::abi::{Config, Mark};
+use crate::steer::attach::AttachMode;
+use crate::worker::Worker;
+use crate::{admin, privileges, state};
+
+/// A worker that shows no sign of life for this long counts as dead. Longer than its
+/// longest sleep by far: on a crowded node the scheduler may keep it waiting.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+/// The MTU that pods have unless their devices say otherwise.
+const ETHERNET_MTU: u32 = 1500;
+
+/// What the command line says, resolved.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where control publishes.
+    pub socket: PathBuf,
+    /// Where tmpfs state goes.
+    pub run_dir: PathBuf,
+    /// Where maps and links are pinned.
+    pub pin_dir: PathBuf,
+    /// Where network namespaces are found.
+    pub netns_dir: PathBuf,
+    /// Name of the punt pair without its digit.
+    pub device_prefix: String,
+    /// How many workers.
+    pub workers: u32,
+    /// Flows that the table holds at the intended load.
+    pub flows: u32,
+    /// How hooks are attached.
+    pub attach: AttachMode,
+    /// The bits of `skb->mark` that are Weir's.
+    pub mark: Mark,
+    /// Whether undecided packets pass while no worker serves.
+    pub fail_open: bool,
+}
+
+/// A daemon that serves.
+pub struct Daemon {
+    settings: Settings,
+    node: Arc<Node>,
+    pods: Arc<Mutex<Pods>>,
+    stop: Arc<AtomicBool>,
+    workers: Vec<thread::JoinHandle<Result<()>>>,
+    _punt: PuntPair,
+    _lock: std::fs::File,
+}
+
+impl Daemon {
+    /// Sets everything up; returns once the workers serve. Nothing is attached to any
+    /// pod yet, unless an earlier daemon left its hooks there.
+    ///
+    /// # Errors
+    /// One sentence that names what is missing and the remedy.
+    pub async fn start(settings: Settings) -> Result<Self> {
+        privileges::require()?;
+        state::make_run_dir(&settings.run_dir)
+            .with_context(|| format!("cannot make the run directory {}", settings.run_dir.display()))?;
+        let lock = match state::lock(&settings.run_dir) {
+            Ok(lock) => lock,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => bail!(
+                "another weir-dataplane uses {}; stop it first or choose another --run-dir",
+                settings.run_dir.display()
+            ),
+            Err(e) => return Err(e).context("cannot lock the run directory"),
+        };
+        let sizes = flow_sizes(settings.flows);
+        let mut steering = Steering::load(&settings.pin_dir, sizes)?;
+        let maps = steering.shared_maps(sizes)?;
+        let config = Arc::new(Config::new(maps.config));
+        config.init(random_key()?, settings.mark, settings.fail_open, HEARTBEAT_TIMEOUT);
+        let counter_words = Arc::new(maps.counters);
+        let counters = Counters::init(Arc::clone(&counter_words), settings.workers as usize)?;
+        let flows =
+            Arc::new(FlowMemory::open(maps.flows4, maps.flows6, config.hash_key())?);
+        let node = Arc::new(Node::new(settings.workers as usize, counters));
+        let punt =
+            PuntPair::make(&settings.device_prefix, settings.workers, largest_mtu().await?).await?;
+        tracing::info!(
+            near = punt.near, far = punt.far, mtu = punt.mtu, workers = settings.workers,
+            attach = ?settings.attach.resolve(), mark = %settings.mark, "punt pair is up"
+        );
+        punt.netns.run(|| {
+            steering.attach_delivery(&punt.far).map_err(std::io::Error::other)
+        })?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut workers = Vec::new();
+        for id in 0..settings.workers {
+            let worker = Worker {
+                id,
+                node: Arc::clone(&node),
+                config: Arc::clone(&config),
+                flows: Arc::clone(&flows),
+                counters: CounterBlock::new(Arc::clone(&counter_words), id as usize)?,
+                stop: Arc::clone(&stop),
+            };
+            workers.push(spawn_worker(worker, &punt, &mut steering)?);
+        }
+        steering.attach_return(&punt.near, settings.attach)?;
+        config.serve(punt.near_index, settings.workers);
+        let shim = u32::try_from(SHIM_LEN).unwrap_or(16);
+        let pods = Arc::new(Mutex::new(Pods::new(
+            Arc::new(Mutex::new(steering)),
+            Arc::clone(&node),
+            settings.attach,
+            &settings.run_dir,
+            punt.mtu - shim,
+        )));
+        Ok(Self { settings, node, pods, stop, workers, _punt: punt, _lock: lock })
+    }
+
+    /// Finds pods and takes policy tables until `shutdown` completes. Hooks and pins
+    /// stay behind, so that enforcement outlives the daemon.
+    ///
+    /// # Errors
+    /// When an admin thread fails for good.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let mut discovery = Discovery::new(&self.settings.netns_dir)?;
+        let first = discovery.scan().await?;
+        lock(&self.pods).apply(first)?;
+        admin::resume(&self.settings.run_dir, &self.node, &self.pods);
+        let publisher = admin::listen(&self.settings, Arc::clone(&self.node), Arc::clone(&self.pods))?;
+        tracing::info!(socket = %self.settings.socket.display(), "ready for policy tables");
+        tokio::select! {
+            result = admin::watch_pods(discovery, Arc::clone(&self.pods)) => result?,
+            () = admin::watch_workers(&self.workers) => bail!("a worker ended; see the log above"),
+            () = shutdown => {}
+        }
+        tracing::info!("stopping; hooks and flow table stay, `weir uninstall` removes them");
+        self.stop.store(true, Ordering::Relaxed);
+        drop(publisher);
+        for worker in self.workers {
+            match worker.join() {
+                Ok(result) => result?,
+                Err(_) => bail!("a worker panicked"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Locks the pods; a panic while they were locked does not make them unusable.
+pub(crate) fn lock(pods: &Mutex<Pods>) -> std::sync::MutexGuard<'_, Pods> {
+    pods.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a worker in weir1's namespace and registers its socket.
+fn spawn_worker(
+    worker: Worker,
+    punt: &PuntPair,
+    steering: &mut Steering,
+) -> Result<thread::JoinHandle<Result<()>>> {
+    let id = worker.id;
+    let io = punt.netns.run(|| AfXdp::open(&punt.far, id, punt.mtu))?;
+    steering.set_socket(id, io.fd())?;
+    let pipeline = Pipeline::new(id);
+    let handle = thread::Builder::new().name(format!("weir-worker-{id}")).spawn(move || {
+        pin_to_core(id);
+        worker.run(io, pipeline).with_context(|| format!("worker {id} stopped"))
+    })?;
+    Ok(handle)
+}
+
+/// Pins the calling thread to the `n`th of the cores that the process may use.
+fn pin_to_core(n: u32) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|c| allowed.is_set(*c)).collect();
+    // From the last core down: the first one takes most devices' interrupts.
+    let Some(core) = cores.iter().rev().cycle().nth(n as usize) else { return };
+    let mut set = CpuSet::new();
+    set.set(*core);
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!(worker = n, core, %error, "worker runs unpinned");
+    }
+}
+
+/// The largest MTU of any device that could be a pod's and that native XDP can carry.
+async fn largest_mtu() -> Result<u32> {
+    let shim = u32::try_from(SHIM_LEN).unwrap_or(16);
+    let links = Netlink::open()?.links().await?;
+    let fits = |mtu: &u32| *mtu <= MAX_NATIVE_XDP_MTU - shim;
+    Ok(links
+        .iter()
+        .filter(|l| l.veth)
+        .map(|l| l.mtu)
+        .filter(fits)
+        .chain([ETHERNET_MTU])
+        .max()
+        .unwrap_or(ETHERNET_MTU))
+}
+
+/// The secret of this boot.
+fn random_key() -> Result<[u64; 8]> {
+    let mut bytes = [0u8; 64];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+            .context("the kernel gives no random numbers")?;
+    }
+    Ok(std::array::from_fn(|i| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[i * 8..i * 8 + 8]);
+        u64::from_ne_bytes(word) | u64::from(i == 0)
+    }))
+}

@@ -1,0 +1,212 @@
+//! Finding pods without a CNI's help: every network namespace under `/run/netns` whose
+//! veth has its other end on this node.
+//!
+//! A container runtime makes the namespace file first, then the CNI plugin makes the
+//! veth, then gives it addresses. Link and address events of all namespaces
+//! (`NETLINK_LISTEN_ALL_NSID`) trigger a scan; a scan is a plain dump, so a missed event
+//! costs time, never correctness. Global addresses only: link-local ones are not the
+//! pod's identity, and traffic between pods under them is refused.
+//!
+//! Who claims an address first keeps it ([`crate::endpoints`]); a pod that may change
+//! its own addresses cannot take another's.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::netlink::{Link, LinkAddress, Netlink};
+use crate::netns::NetNs;
+
+/// A pod's interface, as found on the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// Index of the host-side device.
+    pub ifindex: u32,
+    /// Name of the host-side device.
+    pub device: String,
+    /// MTU of the host-side device, in bytes.
+    pub mtu: u32,
+    /// The pod's global addresses on that interface.
+    pub addresses: Vec<IpAddr>,
+    /// Name of the namespace file.
+    pub netns: String,
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Pods' interfaces, by index of the host side.
+    pub bindings: Vec<Binding>,
+    /// The node's own addresses, link-local ones included, loopback ones not.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// Looks at every namespace under a directory.
+pub struct Discovery {
+    dir: PathBuf,
+    netlink: Netlink,
+    own: (u64, u64),
+}
+
+impl Discovery {
+    /// Prepares discovery in the calling thread's namespace; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When netlink or `/proc` is not to be had.
+    pub fn new(dir: &Path) -> io::Result<Self> {
+        let own = NetNs::current()?.identity()?;
+        Ok(Self { dir: dir.to_owned(), netlink: Netlink::open()?, own })
+    }
+
+    /// Scans once. A namespace that cannot be read is skipped and logged: it may just
+    /// be going away.
+    ///
+    /// # Errors
+    /// When the node's own interfaces cannot be listed.
+    pub async fn scan(&mut self) -> io::Result<Scan> {
+        let host: HashMap<u32, Link> =
+            self.netlink.links().await?.into_iter().map(|l| (l.index, l)).collect();
+        let mut scan = Scan {
+            node_addresses: self
+                .netlink
+                .addresses()
+                .await?
+                .into_iter()
+                .map(|a| a.address)
+                .filter(|a| !a.is_loopback())
+                .collect(),
+            ..Scan::default()
+        };
+        for (name, path) in namespace_files(&self.dir) {
+            match self.bindings_of(&host, &name, &path).await {
+                Ok(found) => scan.bindings.extend(found),
+                Err(error) => {
+                    tracing::debug!(netns = name, %error, "namespace skipped");
+                }
+            }
+        }
+        scan.bindings.sort_by_key(|b| b.ifindex);
+        Ok(scan)
+    }
+
+    async fn bindings_of(
+        &mut self,
+        host: &HashMap<u32, Link>,
+        name: &str,
+        path: &Path,
+    ) -> io::Result<Vec<Binding>> {
+        let netns = NetNs::open(path)?;
+        if netns.identity()? == self.own {
+            return Ok(Vec::new());
+        }
+        let id = self.netlink.netns_id(&netns).await?;
+        let (links, addresses) = netns.run(inside)?;
+        Ok(match_ends(host, id, &links, &addresses, name))
+    }
+}
+
+/// Namespace files in a directory; none if there is no such directory (yet).
+fn namespace_files(dir: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut files: Vec<_> = entries
+        .filter_map(Result::ok)
+        .map(|e| (e.file_name().to_string_lossy().into_owned(), e.path()))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Dumps links and addresses of the namespace that the calling thread is in.
+fn inside() -> io::Result<(Vec<Link>, Vec<LinkAddress>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let netlink = Netlink::open()?;
+        Ok((netlink.links().await?, netlink.addresses().await?))
+    })
+}
+
+/// Pairs the pod's veths with the node's: each names the other's index, and the node's
+/// end names the pod's namespace.
+fn match_ends(
+    host: &HashMap<u32, Link>,
+    netns_id: Option<i32>,
+    links: &[Link],
+    addresses: &[LinkAddress],
+    netns: &str,
+) -> Vec<Binding> {
+    // Without a number the namespace has no veth to this one; and no number must not
+    // match a veth whose both ends are here.
+    if netns_id.is_none() {
+        return Vec::new();
+    }
+    links
+        .iter()
+        .filter(|l| l.veth)
+        .filter_map(|l| {
+            let near = host.get(&l.peer?)?;
+            let paired = near.veth && near.peer == Some(l.index) && near.peer_netns == netns_id;
+            paired.then(|| Binding {
+                ifindex: near.index,
+                device: near.name.clone(),
+                mtu: near.mtu,
+                addresses: addresses
+                    .iter()
+                    .filter(|a| a.index == l.index && a.global)
+                    .map(|a| a.address)
+                    .collect(),
+                netns: netns.to_owned(),
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn veth(index: u32, peer: u32, peer_netns: Option<i32>) -> Link {
+        let name = format!("veth{index}");
+        Link { index, name, mtu: 1500, veth: true, peer: Some(peer), peer_netns }
+    }
+
+    fn address(index: u32, text: &str, global: bool) -> LinkAddress {
+        LinkAddress { index, address: text.parse().unwrap(), global }
+    }
+
+    fn node(links: &[Link]) -> HashMap<u32, Link> {
+        links.iter().map(|l| (l.index, l.clone())).collect()
+    }
+
+    #[test]
+    fn ends_that_name_each_other_are_a_pod() {
+        let host = node(&[veth(7, 2, Some(3))]);
+        let pod = [veth(2, 7, Some(0))];
+        let addresses =
+            [address(2, "10.0.0.5", true), address(2, "fe80::5", false), address(1, "::1", false)];
+        let found = match_ends(&host, Some(3), &pod, &addresses, "cni-1");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].ifindex, 7);
+        assert_eq!(found[0].addresses, ["10.0.0.5".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn equal_indexes_in_another_namespace_are_not() {
+        // The node has a veth 7 whose peer is 2, but in another namespace.
+        let host = node(&[veth(7, 2, Some(4))]);
+        assert!(match_ends(&host, Some(3), &[veth(2, 7, Some(0))], &[], "cni-1").is_empty());
+    }
+
+    #[test]
+    fn both_ends_on_the_node_are_not() {
+        let host = node(&[veth(7, 2, None)]);
+        assert!(match_ends(&host, None, &[veth(2, 7, Some(0))], &[], "cni-1").is_empty());
+    }
+
+    #[test]
+    fn a_veth_whose_other_end_is_elsewhere_is_not() {
+        let host = node(&[veth(7, 9, Some(3))]);
+        assert!(match_ends(&host, Some(3), &[veth(2, 7, Some(0))], &[], "cni-1").is_empty());
+    }
+}

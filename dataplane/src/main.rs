@@ -1,0 +1,139 @@
+//! `weir-dataplane`: see the library's documentation and `dataplane/README.md`.
+#![forbid(unsafe_code)]
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use weir_dataplane::daemon::{Daemon, Settings};
+use weir_dataplane::steer::abi::{MAX_WORKERS, Mark};
+use weir_dataplane::steer::attach::AttachMode;
+
+/// Enforces NetworkPolicies on the pods of this node, in the wire of every pod.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Socket on which weir-control publishes [default: RUN_DIR/dataplane.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// How packets reach user space
+    #[arg(long, value_enum, default_value = "auto")]
+    io: IoMode,
+    /// Packet workers, one pinned core each
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)))]
+    workers: u32,
+    /// Whether decided flows stay in the kernel; this version sends every packet
+    /// through user space
+    #[arg(long, value_enum, default_value = "off")]
+    offload: Switch,
+    /// What happens to undecided packets while no worker serves
+    #[arg(long, value_enum, default_value = "closed")]
+    on_failure: FailureMode,
+    /// Flows that the flow table holds
+    #[arg(long, value_name = "N", default_value_t = 262_144,
+          value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    flows: u32,
+    /// How the hooks are attached to pods' devices
+    #[arg(long, value_enum, default_value = "auto")]
+    attach: AttachMode,
+    /// Bits of the packet mark that Weir may use
+    #[arg(long, value_name = "VALUE/MASK", default_value_t = Mark::DEFAULT)]
+    mark: Mark,
+    /// Sockets and tmpfs state
+    #[arg(long, value_name = "DIR", default_value = weir_table::DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+    /// Pinned maps and links, on a BPF filesystem
+    #[arg(long, value_name = "DIR", default_value = weir_table::DEFAULT_PIN_DIR)]
+    pin_dir: PathBuf,
+    /// Where the container runtime keeps network namespaces
+    #[arg(long, value_name = "DIR", default_value = "/run/netns")]
+    netns_dir: PathBuf,
+    /// Name of the punt pair: PREFIX0 and PREFIX1
+    #[arg(long, value_name = "PREFIX", default_value = "weir")]
+    device_prefix: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum IoMode {
+    /// AF_XDP
+    Auto,
+    /// AF_XDP
+    #[value(name = "af_xdp")]
+    AfXdp,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    Off,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FailureMode {
+    /// They are dropped
+    Closed,
+    /// They pass unjudged
+    Open,
+}
+
+impl Arguments {
+    fn settings(self) -> Settings {
+        // Both have one meaning in this version; naming them keeps scripts stable.
+        let (IoMode::Auto | IoMode::AfXdp, Switch::Off) = (self.io, self.offload);
+        Settings {
+            socket: self.socket.unwrap_or_else(|| self.run_dir.join(weir_table::SOCKET_FILE)),
+            run_dir: self.run_dir,
+            pin_dir: self.pin_dir,
+            netns_dir: self.netns_dir,
+            device_prefix: self.device_prefix,
+            workers: self.workers,
+            flows: self.flows,
+            attach: self.attach,
+            mark: self.mark,
+            fail_open: self.on_failure == FailureMode::Open,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let settings = Arguments::parse().settings();
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    match run(settings) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("weir-dataplane: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+    let daemon = match Daemon::start(settings).await {
+        Ok(daemon) => daemon,
+        // The machine or the command line does not allow it: the same as a usage error.
+        Err(error) => {
+            eprintln!("weir-dataplane: {error:#}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    daemon
+        .serve(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await?;
+    Ok(ExitCode::SUCCESS)
+}

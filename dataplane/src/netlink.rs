@@ -1,0 +1,248 @@
+//! What Weir asks of rtnetlink: the links and addresses of a namespace, and making the
+//! punt pair. A thin layer over the `rtnetlink` crate, so that the rest of the daemon
+//! sees plain values.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+};
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::{Handle, LinkUnspec, LinkVeth};
+
+use crate::netns::NetNs;
+
+/// One interface of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its index in that namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// True for a veth.
+    pub veth: bool,
+    /// Index of the veth's other end, in the other end's namespace.
+    pub peer: Option<u32>,
+    /// Where the other end is, as this namespace numbers namespaces; `None` = here.
+    pub peer_netns: Option<i32>,
+}
+
+/// An address on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkAddress {
+    /// Index of the interface.
+    pub index: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// True if it is valid beyond its link (not link-local, not of the host only).
+    pub global: bool,
+}
+
+/// An rtnetlink connection in the namespace in which it was opened.
+pub struct Netlink {
+    handle: Handle,
+}
+
+fn error(what: &str, e: &rtnetlink::Error) -> io::Error {
+    match e {
+        rtnetlink::Error::NetlinkError(m) => {
+            let cause = m.to_io();
+            io::Error::new(cause.kind(), format!("{what}: {cause}"))
+        }
+        other => io::Error::other(format!("{what}: {other}")),
+    }
+}
+
+impl Netlink {
+    /// Opens a connection in the calling thread's namespace; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no netlink socket.
+    pub fn open() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Every interface.
+    ///
+    /// # Errors
+    /// When the kernel refuses the dump.
+    pub async fn links(&self) -> io::Result<Vec<Link>> {
+        let messages: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| error("cannot list interfaces", &e))?;
+        Ok(messages.iter().map(link_of).collect())
+    }
+
+    /// The index of an interface by name; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses the dump.
+    pub async fn index_of(&self, name: &str) -> io::Result<Option<u32>> {
+        Ok(self.links().await?.into_iter().find(|l| l.name == name).map(|l| l.index))
+    }
+
+    /// Every address.
+    ///
+    /// # Errors
+    /// When the kernel refuses the dump.
+    pub async fn addresses(&self) -> io::Result<Vec<LinkAddress>> {
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|e| error("cannot list addresses", &e))?;
+        Ok(messages
+            .iter()
+            .filter_map(|m| {
+                let global = m.header.scope == AddressScope::Universe;
+                // IFA_LOCAL is the interface's own address where both are present
+                // (IFA_ADDRESS then names the far end of a point-to-point link).
+                let find = |local: bool| {
+                    m.attributes.iter().find_map(|a| match a {
+                        AddressAttribute::Local(ip) if local => Some(*ip),
+                        AddressAttribute::Address(ip) if !local => Some(*ip),
+                        _ => None,
+                    })
+                };
+                let address = find(true).or_else(|| find(false))?;
+                Some(LinkAddress { index: m.header.index, address, global })
+            })
+            .collect())
+    }
+
+    /// The number by which this namespace knows another; `None` if it has none.
+    ///
+    /// # Errors
+    /// When the kernel refuses the question.
+    pub async fn netns_id(&mut self, netns: &NetNs) -> io::Result<Option<i32>> {
+        let mut question = NsidMessage::default();
+        let fd = u32::try_from(netns.as_fd().as_raw_fd()).unwrap_or(u32::MAX);
+        question.attributes.push(NsidAttribute::Fd(fd));
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(question));
+        message.header.flags = NLM_F_REQUEST;
+        let mut answers = self
+            .handle
+            .request(message)
+            .map_err(|e| error("cannot ask for a namespace's number", &e))?;
+        use futures_util::StreamExt;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(m)) => {
+                    return Ok(m.attributes.iter().find_map(|a| match a {
+                        NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                        _ => None,
+                    }));
+                }
+                NetlinkPayload::Error(e) if e.code.is_some() => return Err(e.to_io()),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes a veth pair with `queues` queues at each end; the second end goes into
+    /// `netns` at once.
+    ///
+    /// # Errors
+    /// `EEXIST` when the name is taken, `EPERM` without CAP_NET_ADMIN.
+    pub async fn add_veth(
+        &self,
+        name: &str,
+        peer: &str,
+        netns: &NetNs,
+        mtu: u32,
+        queues: u32,
+    ) -> io::Result<()> {
+        let queue_attributes = || {
+            [
+                LinkAttribute::NumTxQueues(queues),
+                LinkAttribute::NumRxQueues(queues),
+                LinkAttribute::Mtu(mtu),
+            ]
+        };
+        let mut far = rtnetlink::LinkMessageBuilder::<LinkUnspec>::new()
+            .name(peer)
+            .setns_by_fd(netns.as_fd().as_raw_fd());
+        let mut near = LinkVeth::new(name, peer);
+        for attribute in queue_attributes() {
+            far = far.append_extra_attribute(attribute.clone());
+            near = near.append_extra_attribute(attribute);
+        }
+        let near = near.set_info_data(InfoData::Veth(InfoVeth::Peer(far.build()))).build();
+        self.handle
+            .link()
+            .add(near)
+            .execute()
+            .await
+            .map_err(|e| error(&format!("cannot make the veth pair {name}/{peer}"), &e))
+    }
+
+    /// Brings an interface up, without ARP: nothing speaks to it by address.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_up_without_arp(&self, index: u32) -> io::Result<()> {
+        let message = LinkUnspec::new_with_index(index).arp(false).up().build();
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(|e| error("cannot bring the punt device up", &e))
+    }
+
+    /// Removes an interface (both ends of a veth).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn delete(&self, index: u32) -> io::Result<()> {
+        self.handle
+            .link()
+            .del(index)
+            .execute()
+            .await
+            .map_err(|e| error("cannot remove the old punt device", &e))
+    }
+}
+
+fn link_of(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        veth: false,
+        peer: None,
+        peer_netns: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Link(peer) => link.peer = Some(*peer),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
+            LinkAttribute::LinkInfo(infos) => {
+                link.veth |= infos.iter().any(|i| matches!(i, LinkInfo::Kind(InfoKind::Veth)));
+            }
+            _ => {}
+        }
+    }
+    link
+}

@@ -1,0 +1,172 @@
+//! The kernel boundary in numbers, generated from `bpf/weir.h` by `build.rs`, and the
+//! configuration record that every hook reads.
+//!
+//! Invariants of the record: the ABI version is stored last, with release order, so a
+//! hook that sees it sees a complete record; every field is one aligned 8-byte word, so
+//! none is ever read half written.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use weir_table::addr::Address;
+use weir_table::mem::{SharedWords, Words};
+
+include!(concat!(env!("OUT_DIR"), "/abi.rs"));
+
+/// The bits of `skb->mark` by which a hook knows a packet that a worker accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The value of the bits under the mask; never 0.
+    pub value: u32,
+    /// Which bits are Weir's; all others are left as they are.
+    pub mask: u32,
+}
+
+impl Mark {
+    /// Bit 21: outside what kube-proxy (0x4000, 0x8000), Cilium (0x0f00 and up to
+    /// 0xffff0000 only for its own devices) and Calico (0xffff0000 by default, but it
+    /// tests only the four lowest of them) look at.
+    pub const DEFAULT: Self = Self { value: 0x0020_0000, mask: 0x0020_0000 };
+}
+
+impl std::str::FromStr for Mark {
+    type Err = String;
+
+    /// `VALUE/MASK` or `VALUE` (its own mask), decimal or 0x-hexadecimal.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |s: &str| {
+            let parsed = match s.strip_prefix("0x") {
+                Some(hex) => u32::from_str_radix(hex, 16),
+                None => s.parse(),
+            };
+            parsed.map_err(|_| format!("{s:?} is not a 32-bit number"))
+        };
+        let (value, mask) = match text.split_once('/') {
+            Some((value, mask)) => (number(value)?, number(mask)?),
+            None => (number(text)?, number(text)?),
+        };
+        if value == 0 || value & !mask != 0 {
+            return Err(format!(
+                "mark {text}: the value must be non-zero and lie inside the mask, as in 0x200000/0x200000"
+            ));
+        }
+        Ok(Self { value, mask })
+    }
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#x}/{:#x}", self.value, self.mask)
+    }
+}
+
+/// The daemon's view of `struct weir_config`, mapped from the pinned array.
+#[derive(Debug)]
+pub struct Config {
+    words: SharedWords,
+}
+
+impl Config {
+    /// Wraps the mapping; it must hold [`CONFIG_WORDS`] words.
+    pub fn new(words: SharedWords) -> Self {
+        debug_assert!(words.words().len() >= CONFIG_WORDS as usize);
+        Self { words }
+    }
+
+    fn set(&self, word: u32, value: u64) {
+        if let Some(w) = self.words.words().get(word as usize) {
+            w.store(value, Ordering::Release);
+        }
+    }
+
+    fn get(&self, word: u32) -> u64 {
+        self.words.words().get(word as usize).map_or(0, |w| w.load(Ordering::Acquire))
+    }
+
+    /// The ABI under which the record was written; 0 if it never was.
+    pub fn abi_version(&self) -> u64 {
+        self.get(CONFIG_ABI_VERSION)
+    }
+
+    /// Puts down what does not change while a daemon runs. A key that is there
+    /// already is kept: flows in the table were placed by it.
+    pub fn init(&self, key: [u64; 8], mark: Mark, fail_open: bool, heartbeat_timeout: Duration) {
+        if self.get(CONFIG_HASH_KEY) == 0 {
+            for (word, value) in (CONFIG_HASH_KEY..).zip(key) {
+                self.set(word, value);
+            }
+        }
+        self.set(CONFIG_MARK_VALUE, mark.value.into());
+        self.set(CONFIG_MARK_MASK, mark.mask.into());
+        self.set(CONFIG_FAIL_OPEN, fail_open.into());
+        let timeout = u64::try_from(heartbeat_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.set(CONFIG_HEARTBEAT_TIMEOUT, timeout);
+        self.set(CONFIG_ABI_VERSION, ABI_VERSION.into());
+    }
+
+    /// The secret that places flows in the table and packets on workers.
+    pub fn hash_key(&self) -> [u64; 8] {
+        std::array::from_fn(|i| self.words.words().get(i).map_or(0, |w| w.load(Ordering::Relaxed)))
+    }
+
+    /// Tells the hooks where to send undecided packets, and among how many workers.
+    pub fn serve(&self, punt_ifindex: u32, workers: u32) {
+        self.set(CONFIG_WORKERS, workers.into());
+        self.set(CONFIG_PUNT_IFINDEX, punt_ifindex.into());
+    }
+
+    /// A worker's sign of life; `now` is `CLOCK_MONOTONIC` in nanoseconds.
+    pub fn heartbeat(&self, worker: u32, now: u64) {
+        if worker < MAX_WORKERS {
+            self.set(CONFIG_HEARTBEAT + worker, now);
+        }
+    }
+}
+
+/// A key of the node-address map: the address in IPv6 form, network byte order.
+pub fn node_address_key(address: IpAddr) -> [u8; 16] {
+    match Address::from(address).to_ip() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shim::{SHIM_LEN, SHIM_TAG, ShimFlags};
+
+    #[test]
+    fn rust_and_c_agree() {
+        assert_eq!(SHIM_TAG, u16::try_from(abi_shim_tag()).unwrap());
+        assert_eq!(SHIM_LEN, 16, "struct weir_shim is asserted to have 16 bytes in weir.h");
+        assert_eq!(u32::from(ShimFlags::COVERS_BOTH.bits()), SHIM_COVERS_BOTH);
+        assert_eq!(CONFIG_HEARTBEAT + MAX_WORKERS, CONFIG_WORDS);
+        assert_eq!(STEERING_COUNTERS.first(), Some(&"punted"));
+        assert_eq!(STEERING_COUNTERS.last(), Some(&"drop_no_config"));
+    }
+
+    fn abi_shim_tag() -> u32 {
+        super::SHIM_TAG
+    }
+
+    #[test]
+    fn marks_parse() {
+        assert_eq!("0x200000/0x200000".parse(), Ok(Mark::DEFAULT));
+        assert_eq!("16".parse(), Ok(Mark { value: 16, mask: 16 }));
+        for bad in ["0/0xff", "0x100/0xff", "x", "", "1/", "0x1ffffffff"] {
+            assert!(bad.parse::<Mark>().is_err(), "{bad} must be refused");
+        }
+    }
+
+    #[test]
+    fn a_key_survives_a_restart() {
+        let config = Config::new(SharedWords::heap(CONFIG_WORDS as usize));
+        assert_eq!(config.abi_version(), 0);
+        config.init([7; 8], Mark::DEFAULT, false, Duration::from_secs(2));
+        config.init([9; 8], Mark::DEFAULT, true, Duration::from_secs(2));
+        assert_eq!(config.hash_key(), [7; 8]);
+        assert_eq!(config.abi_version(), u64::from(ABI_VERSION));
+    }
+}

@@ -1,0 +1,311 @@
+//! Loads the steering program, owns its pinned maps, and puts it on devices.
+//!
+//! ```text
+//!  /sys/fs/bpf/weir/
+//!    weir_config  weir_steering  weir_node_addrs     what the hooks read and count
+//!    weir_counters  weir_flows4  weir_flows6         what the workers write
+//!    links/<ifindex>_<direction>                     the tcx links on pods' veths
+//! ```
+//!
+//! Everything a hook needs is pinned, so a daemon that dies leaves enforcement
+//! standing, and the next one takes the same maps over: same key, same flows. Maps
+//! that another ABI or another size wrote are never adopted; they are replaced, and
+//! the log says that flows were forgotten.
+
+pub mod abi;
+pub mod attach;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, XskMap};
+use aya::programs::tc::SchedClassifierLink;
+use aya::programs::{ProgramError, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use weir_table::mem::{Access, SharedWords};
+
+use abi::{CONFIG_WORDS, Config};
+
+/// The steering program, compiled by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// Maps that outlive the daemon.
+const PINNED: [&str; 6] = [
+    "weir_config",
+    "weir_steering",
+    "weir_node_addrs",
+    "weir_counters",
+    "weir_flows4",
+    "weir_flows6",
+];
+
+/// Why steering could not be set up. Every message ends in what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SteerError {
+    /// No bpffs at the pin directory.
+    #[error(
+        "{} is not on a BPF filesystem, so enforcement could not outlive this process; \
+         mount one: mount -t bpf bpf /sys/fs/bpf", path.display()
+    )]
+    NoBpffs {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// The pin directory cannot be made.
+    #[error("cannot use pin directory {}: {source}", path.display())]
+    PinDir {
+        /// The pin directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refused the object or one of its maps.
+    #[error(
+        "the kernel does not take the steering program: {0}; weir-dataplane needs Linux 5.10 or \
+         newer with BPF, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or root)"
+    )]
+    Load(String),
+    /// The object lacks a map or program; the binary was built wrongly.
+    #[error("the steering object has no {0}: this binary is broken, build it anew")]
+    Missing(&'static str),
+    /// A map could not be mapped into memory.
+    #[error(transparent)]
+    Memory(#[from] weir_table::mem::MapError),
+    /// A map operation failed.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Which map.
+        name: &'static str,
+        /// What the kernel said.
+        source: aya::maps::MapError,
+    },
+    /// A program could not be attached.
+    #[error("cannot attach {program} to {device}: {reason}")]
+    Attach {
+        /// Which program.
+        program: &'static str,
+        /// Which device.
+        device: String,
+        /// What the kernel said, and what may help.
+        reason: String,
+    },
+}
+
+/// Prints an error with its causes on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Sizes of what [`Steering::load`] creates.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Entries of the IPv4 flow table.
+    pub flows4: u32,
+    /// Entries of the IPv6 flow table.
+    pub flows6: u32,
+}
+
+/// The memory that workers share with the hooks.
+#[derive(Debug)]
+pub struct SharedMaps {
+    /// The record that the hooks read.
+    pub config: SharedWords,
+    /// Counter blocks.
+    pub counters: SharedWords,
+    /// The IPv4 flow table.
+    pub flows4: SharedWords,
+    /// The IPv6 flow table.
+    pub flows6: SharedWords,
+}
+
+/// The loaded steering program.
+pub struct Steering {
+    ebpf: Ebpf,
+    pin_dir: PathBuf,
+    /// Keeps the return hook on weir0.
+    return_link: Option<SchedClassifierLink>,
+}
+
+impl Steering {
+    /// Loads the program, adopting pinned maps of the same ABI and sizes.
+    ///
+    /// # Errors
+    /// [`SteerError`], when the kernel or the pin directory does not allow it.
+    pub fn load(pin_dir: &Path, sizes: Sizes) -> Result<Self, SteerError> {
+        require_bpffs(pin_dir)?;
+        let links = pin_dir.join("links");
+        std::fs::create_dir_all(&links)
+            .map_err(|source| SteerError::PinDir { path: links.clone(), source })?;
+        forget_foreign_maps(pin_dir, sizes);
+        let mut loader = EbpfLoader::new();
+        for name in PINNED {
+            loader.map_pin_path(name, pin_dir.join(name));
+        }
+        loader.map_max_entries("weir_flows4", sizes.flows4);
+        loader.map_max_entries("weir_flows6", sizes.flows6);
+        let ebpf = loader.load(OBJECT).map_err(|e| SteerError::Load(chain(&e)))?;
+        Ok(Self { ebpf, pin_dir: pin_dir.to_owned(), return_link: None })
+    }
+
+    /// Maps what workers and admin share with the hooks.
+    ///
+    /// # Errors
+    /// [`SteerError::Memory`] when the kernel refuses the mapping.
+    pub fn shared_maps(&self, sizes: Sizes) -> Result<SharedMaps, SteerError> {
+        let counters = weir_table::counters::words_for(abi::MAX_WORKERS as usize);
+        Ok(SharedMaps {
+            config: self.words("weir_config", CONFIG_WORDS as usize)?,
+            counters: self.words("weir_counters", counters)?,
+            flows4: self.words("weir_flows4", sizes.flows4 as usize * 8)?,
+            flows6: self.words("weir_flows6", sizes.flows6 as usize * 16)?,
+        })
+    }
+
+    /// The hooks' configuration record.
+    ///
+    /// # Errors
+    /// [`SteerError::Memory`] when the kernel refuses the mapping.
+    pub fn config(&self) -> Result<Config, SteerError> {
+        Ok(Config::new(self.words("weir_config", CONFIG_WORDS as usize)?))
+    }
+
+    fn words(&self, name: &'static str, words: usize) -> Result<SharedWords, SteerError> {
+        let Some(Map::Array(data)) = self.ebpf.map(name) else {
+            return Err(SteerError::Missing(name));
+        };
+        Ok(SharedWords::map(data.fd().as_fd(), words, Access::ReadWrite, name)?)
+    }
+
+    /// Puts the delivery program on weir1 in native mode. Must run on a thread inside
+    /// that device's network namespace.
+    ///
+    /// # Errors
+    /// [`SteerError::Attach`]; a device MTU too large for native XDP is named.
+    pub fn attach_delivery(&mut self, device: &str) -> Result<(), SteerError> {
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut("weir_deliver")
+            .ok_or(SteerError::Missing("weir_deliver"))?
+            .try_into()
+            .map_err(|_| SteerError::Missing("weir_deliver"))?;
+        let fail = |e: &ProgramError| SteerError::Attach {
+            program: "weir_deliver",
+            device: device.to_owned(),
+            reason: format!(
+                "{}; native XDP on a veth needs Linux 4.19 or newer and an MTU of at most about 3500",
+                chain(e)
+            ),
+        };
+        if program.fd().is_err() {
+            program.load().map_err(|e| fail(&e))?;
+        }
+        program.attach(device, XdpMode::Driver).map_err(|e| fail(&e))?;
+        Ok(())
+    }
+
+    /// Registers a worker's socket as the receiver of its queue.
+    ///
+    /// # Errors
+    /// [`SteerError::Map`] when the kernel refuses the socket.
+    pub fn set_socket(&mut self, queue: u32, fd: i32) -> Result<(), SteerError> {
+        let map = self.ebpf.map_mut("weir_xsks").ok_or(SteerError::Missing("weir_xsks"))?;
+        let error = |source| SteerError::Map { name: "weir_xsks", source };
+        XskMap::try_from(map).map_err(error)?.set(queue, fd, 0).map_err(error)
+    }
+
+    /// Makes the node-address map hold exactly `addresses`.
+    ///
+    /// # Errors
+    /// [`SteerError::Map`], when the map is full or gone.
+    pub fn set_node_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), SteerError> {
+        const NAME: &str = "weir_node_addrs";
+        let error = |source| SteerError::Map { name: NAME, source };
+        let map = self.ebpf.map_mut(NAME).ok_or(SteerError::Missing(NAME))?;
+        let mut map: HashMap<&mut MapData, [u8; 16], u32> =
+            HashMap::try_from(map).map_err(error)?;
+        let wanted: std::collections::HashSet<[u8; 16]> =
+            addresses.iter().copied().map(abi::node_address_key).collect();
+        let stale: Vec<[u8; 16]> =
+            map.keys().filter_map(Result::ok).filter(|k| !wanted.contains(k)).collect();
+        for key in &wanted {
+            map.insert(key, 1, 0).map_err(error)?;
+        }
+        for key in stale {
+            map.remove(&key).map_err(error)?;
+        }
+        Ok(())
+    }
+
+    /// The steering counters, summed over CPUs, in the order of
+    /// [`abi::STEERING_COUNTERS`].
+    ///
+    /// # Errors
+    /// [`SteerError::Map`] when the map cannot be read.
+    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, SteerError> {
+        const NAME: &str = "weir_steering";
+        let error = |source| SteerError::Map { name: NAME, source };
+        let map = self.ebpf.map(NAME).ok_or(SteerError::Missing(NAME))?;
+        let map: PerCpuArray<&MapData, u64> = PerCpuArray::try_from(map).map_err(error)?;
+        (0u32..)
+            .zip(abi::STEERING_COUNTERS)
+            .map(|(i, name)| Ok((name, map.get(&i, 0).map_err(error)?.iter().sum())))
+            .collect()
+    }
+}
+
+/// bpffs is where pins live; without it a crash would open the node.
+fn require_bpffs(pin_dir: &Path) -> Result<(), SteerError> {
+    const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+    let mount = pin_dir.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statfs(mount)
+        .map_err(|e| SteerError::PinDir { path: pin_dir.to_owned(), source: e.into() })?;
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "the type differs by arch")]
+    let magic = stat.f_type as u64 & 0xffff_ffff;
+    if magic != BPF_FS_MAGIC {
+        return Err(SteerError::NoBpffs { path: pin_dir.to_owned() });
+    }
+    Ok(())
+}
+
+/// Unpins maps that this binary cannot share with whoever wrote them.
+fn forget_foreign_maps(pin_dir: &Path, sizes: Sizes) {
+    let same_abi = || -> Option<bool> {
+        let data = MapData::from_pin(pin_dir.join("weir_config")).ok()?;
+        let words = SharedWords::map(
+            data.fd().as_fd(),
+            CONFIG_WORDS as usize,
+            Access::ReadOnly,
+            "weir_config",
+        );
+        let same = words.is_ok_and(|w| Config::new(w).abi_version() == u64::from(abi::ABI_VERSION));
+        let size = |name: &str| -> Option<u32> {
+            MapData::from_pin(pin_dir.join(name)).ok()?.info().ok().map(|i| i.max_entries())
+        };
+        Some(
+            same && size("weir_flows4") == Some(sizes.flows4)
+                && size("weir_flows6") == Some(sizes.flows6),
+        )
+    };
+    if same_abi() == Some(false) {
+        tracing::warn!(
+            pins = %pin_dir.display(),
+            "the pinned maps were written by another version or with other sizes; starting with \
+             an empty flow table, open connections are judged again"
+        );
+        for name in PINNED {
+            let _ = std::fs::remove_file(pin_dir.join(name));
+        }
+    }
+}

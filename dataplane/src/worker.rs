@@ -1,0 +1,133 @@
+//! A worker: one pinned thread, one AF_XDP socket, one loop.
+//!
+//! ```text
+//!   look at the snapshot ─> burst: receive, judge, send ─> heartbeat, expiry
+//!           ^                                                   │
+//!           └── poll(2), if nothing came for a while <──────────┘
+//! ```
+//!
+//! While there is traffic the worker polls its rings and never sleeps; after
+//! [`SPINS`] empty polls it sleeps in poll(2), so that an idle node costs next to
+//! nothing. Per burst, never per packet: one look at the snapshot, two clock readings,
+//! the ring accesses, and the system call that makes the kernel send.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use weir_table::counters::{Counter, CounterBlock};
+use weir_table::mem::SharedWords;
+
+use crate::clock;
+use crate::flow_memory::FlowMemory;
+use crate::io::{IoStats, PacketIo};
+use crate::node::Node;
+use crate::pipeline::{Pipeline, View};
+use crate::steer::abi::Config;
+
+/// Empty polls in a row after which the worker sleeps: some 50 µs of spinning, longer
+/// than the pause between two packets of a busy flow.
+const SPINS: u32 = 200;
+/// Longest sleep; also how often an idle worker shows that it lives.
+const SLEEP: Duration = Duration::from_millis(100);
+/// How often a busy worker does its housekeeping.
+const HOUSEKEEPING_NS: u64 = 10_000_000;
+
+/// What a worker works with.
+pub struct Worker {
+    /// Its number; also its queue.
+    pub id: u32,
+    /// The node's state.
+    pub node: Arc<Node>,
+    /// The hooks' record, for the heartbeat.
+    pub config: Arc<Config>,
+    /// The flow table shared by all workers.
+    pub flows: Arc<FlowMemory>,
+    /// Its own counters.
+    pub counters: CounterBlock<Arc<SharedWords>>,
+    /// Set when the daemon stops.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Worker {
+    /// Runs until stopped.
+    ///
+    /// # Errors
+    /// When the socket fails for good.
+    pub fn run(self, mut io: impl PacketIo, mut pipeline: Pipeline) -> io::Result<()> {
+        let gate = self.node.gate(self.id as usize);
+        let mut snapshot = arc_swap::Cache::new(self.node.current());
+        let (mut empty, mut housekept) = (0, 0);
+        let mut io_seen = IoStats::default();
+        let mut slice_start = clock::monotonic_ns();
+        self.config.heartbeat(self.id, slice_start);
+        gate.unpark();
+        while !self.stop.load(Ordering::Relaxed) {
+            let state = snapshot.load();
+            gate.entered(state.version);
+            self.counters.set_generation(state.generation());
+            let view = View {
+                classifier: state.classifier.as_deref(),
+                endpoints: &state.endpoints,
+                flows: self.flows.tables(),
+            };
+            let now = clock::coarse_ns();
+            let received = io.burst(|frames| {
+                pipeline.process(frames, &view, now, &self.counters);
+            })?;
+            if received > 0 {
+                empty = 0;
+                self.counters.add(Counter::Bursts, 1);
+            } else {
+                empty += 1;
+            }
+            if now.wrapping_sub(housekept) > HOUSEKEEPING_NS {
+                housekept = now;
+                let end = clock::monotonic_ns();
+                self.config.heartbeat(self.id, end);
+                self.counters.add(Counter::TotalNs, end.wrapping_sub(slice_start));
+                slice_start = end;
+                pipeline.expire(&view, now, &self.counters);
+                publish_io(&self.counters, &mut io_seen, io.stats());
+            }
+            if empty > SPINS {
+                empty = 0;
+                publish_io(&self.counters, &mut io_seen, io.stats());
+                self.counters.add(Counter::Sleeps, 1);
+                gate.park();
+                let slept = io.wait(SLEEP);
+                gate.unpark();
+                self.config.heartbeat(self.id, clock::monotonic_ns());
+                slept?;
+            }
+        }
+        gate.park();
+        Ok(())
+    }
+}
+
+/// Adds what the socket's totals have grown by to the shared counters.
+fn publish_io(
+    counters: &CounterBlock<Arc<SharedWords>>,
+    seen: &mut IoStats,
+    now: IoStats,
+) {
+    let grown = [
+        (Counter::XskRxDropped, now.rx_dropped, seen.rx_dropped),
+        (Counter::XskRxRingFull, now.rx_ring_full, seen.rx_ring_full),
+        (Counter::XskFillEmpty, now.rx_fill_empty, seen.rx_fill_empty),
+        (Counter::XskRxInvalid, now.rx_invalid_descs, seen.rx_invalid_descs),
+        (Counter::XskTxInvalid, now.tx_invalid_descs, seen.tx_invalid_descs),
+        (Counter::RxFrames, now.rx_frames, seen.rx_frames),
+        (Counter::RxBytes, now.rx_bytes, seen.rx_bytes),
+        (Counter::TxFrames, now.tx_frames, seen.tx_frames),
+        (Counter::TxBytes, now.tx_bytes, seen.tx_bytes),
+    ];
+    for (counter, new, old) in grown {
+        if new != old {
+            counters.add(counter, new.wrapping_sub(old));
+        }
+    }
+    *seen = now;
+}
