@@ -15,8 +15,11 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod cli;
 pub mod compile;
 pub mod eval;
+pub mod explain;
 pub mod index;
 pub mod model;
 pub mod oracle;
+pub mod source;

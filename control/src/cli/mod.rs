@@ -1,0 +1,123 @@
+//! The command line `weir`: one module a command.
+//!
+//! Exit codes, the same everywhere: 0 ok; 1 a finding (something denied, refused or failed);
+//! 2 wrong usage or nothing to work with.
+
+mod eval;
+mod explain;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::index::Index;
+use crate::model::{Loaded, Severity, load};
+use crate::source::Folder;
+use crate::source::dir::unique;
+
+/// All is well.
+const OK: u8 = 0;
+/// Denied, refused or failed.
+const FINDING: u8 = 1;
+/// Wrong usage.
+const USAGE: u8 = 2;
+
+/// Kubernetes NetworkPolicy verdicts: evaluate, explain, watch.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Verdicts from manifests, offline, without privileges
+    Eval(eval::Args),
+    /// Why a connection passes or not, both sides, with policy and rule
+    Explain(explain::Args),
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Table,
+    /// One JSON object a line
+    Json,
+}
+
+/// Runs a command; errors are printed as one sentence.
+pub fn run(cli: &Cli) -> ExitCode {
+    let result = match &cli.command {
+        Command::Eval(args) => eval::run(args),
+        Command::Explain(args) => explain::run(args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(OK),
+        Err(error) => {
+            eprintln!("weir: {error:#}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Whether the reader of our output has had enough (`weir eval | head`).
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// What was read, and whether some of it was refused.
+struct Input {
+    index: Index,
+    refused: bool,
+}
+
+/// Reads files and folders, `-` for standard input; complaints go to standard error.
+fn read_manifests(paths: &[PathBuf]) -> Result<Input> {
+    let mut all = Loaded::default();
+    for path in paths {
+        if path == Path::new("-") {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes)
+                .context("standard input cannot be read")?;
+            all.merge(load("-", &bytes).context("standard input")?);
+        } else {
+            let state = Folder::new(path)
+                .refresh()
+                .with_context(|| format!("{} cannot be read", path.display()))?;
+            if state.files == 0 {
+                anyhow::bail!("{} holds no manifests (*.yaml, *.yml, *.json)", path.display());
+            }
+            all.merge(state.loaded);
+        }
+    }
+    let all = unique(all);
+    let skipped = all.skipped_in_words();
+    let index = Index::of(all.objects);
+    let conflicts = index.conflicts();
+    let mut refused = false;
+    for complaint in all.complaints.iter().chain(&conflicts) {
+        refused |= complaint.severity == Severity::Refused;
+        eprintln!("weir: {}: {complaint}", severity_word(complaint.severity));
+    }
+    if let Some(words) = skipped {
+        eprintln!("weir: {words}");
+    }
+    Ok(Input { index, refused })
+}
+
+fn severity_word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Warning => "warning",
+        Severity::Skipped => "left out",
+        Severity::Refused => "refused",
+    }
+}

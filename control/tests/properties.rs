@@ -1,0 +1,375 @@
+//! The compiled table against the oracle: random clusters, random policies with every field,
+//! random probes. `WEIR_PROPERTY_CASES` sets how many clusters (default 512, each with
+//! 200 probes).
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use weir_control::compile::compile;
+use weir_control::eval::Offline;
+use weir_control::index::Index;
+use weir_control::model::{
+    ContainerPort, Direction, LabelSelector, Labels, Namespace, NetworkPolicy, Object, ObjectKey,
+    Operator, Origin, Peer, PeerRule, Phase, Pod, PortMatch, PortRule, Protocol, Requirement, Rule,
+};
+use weir_control::oracle::{self, Side, Traffic};
+use weir_table::Address;
+use weir_table::classify::Connection;
+use weir_table::policy::Verdict;
+
+const NAMESPACES: [&str; 3] = ["x", "y", "undeclared"];
+const PORT_NAMES: [&str; 3] = ["web", "dns", "absent"];
+const PORTS: [u16; 4] = [1, 53, 80, 65535];
+
+fn labels() -> impl Strategy<Value = Labels> {
+    prop::collection::btree_map(
+        select(vec!["app", "tier", "rev"]).prop_map(str::to_owned),
+        select(vec!["a", "b", "c", ""]).prop_map(str::to_owned),
+        0..3,
+    )
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    select(Protocol::ALL.to_vec())
+}
+
+fn requirement(
+    keys: Vec<&'static str>,
+    values: Vec<&'static str>,
+) -> impl Strategy<Value = Requirement> {
+    let operators = vec![Operator::In, Operator::NotIn, Operator::Exists, Operator::DoesNotExist];
+    (select(keys), select(operators), subsequence(values.clone(), 1..=values.len().min(3)))
+        .prop_map(|(key, operator, values)| {
+            let values = match operator {
+                Operator::In | Operator::NotIn => values.into_iter().map(str::to_owned).collect(),
+                _ => Vec::new(),
+            };
+            Requirement { key: key.to_owned(), operator, values }
+        })
+}
+
+fn selector(
+    keys: Vec<&'static str>,
+    values: Vec<&'static str>,
+) -> impl Strategy<Value = LabelSelector> {
+    prop_oneof![
+        2 => Just(LabelSelector::everything()),
+        3 => prop::collection::vec(requirement(keys, values), 1..3)
+            .prop_map(|requirements| LabelSelector { requirements }),
+    ]
+}
+
+fn pod_selector() -> impl Strategy<Value = LabelSelector> {
+    selector(vec!["app", "tier", "never"], vec!["a", "b", "", "nowhere"])
+}
+
+fn namespace_selector() -> impl Strategy<Value = LabelSelector> {
+    selector(vec!["app", "tier", "kubernetes.io/metadata.name"], vec!["a", "b", "x", "undeclared"])
+}
+
+/// Addresses are few, so that policies, pods and probes meet.
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (0u8..4, 0u8..16).prop_map(|(a, b)| IpAddr::from([10, 0, a, b])),
+        (0u16..4, 0u16..16).prop_map(|(a, b)| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, a, b])),
+    ]
+}
+
+fn cidr() -> impl Strategy<Value = IpNet> {
+    (address(), select(vec![0u8, 8, 22, 24, 28, 30, 31, 32])).prop_map(|(address, length)| {
+        let length = match address {
+            IpAddr::V4(_) => length,
+            // The same shapes at the tail of an IPv6 address.
+            IpAddr::V6(_) if length == 0 => 0,
+            IpAddr::V6(_) => match length {
+                8 => 64,
+                22 => 110,
+                24 => 112,
+                other => other + 96,
+            },
+        };
+        IpNet::new(address, length).unwrap().trunc()
+    })
+}
+
+fn block() -> impl Strategy<Value = Peer> {
+    (cidr(), prop::collection::vec(cidr(), 0..3)).prop_map(|(cidr, except)| {
+        let inside = |hole: &IpNet| cidr.contains(hole) && hole.prefix_len() > cidr.prefix_len();
+        Peer::IpBlock { cidr, except: except.into_iter().filter(inside).collect() }
+    })
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    prop_oneof![
+        2 => pod_selector().prop_map(|s| Peer::Pods { namespaces: None, pods: Some(s) }),
+        2 => namespace_selector().prop_map(|s| Peer::Pods { namespaces: Some(s), pods: None }),
+        2 => (namespace_selector(), pod_selector())
+            .prop_map(|(n, p)| Peer::Pods { namespaces: Some(n), pods: Some(p) }),
+        3 => block(),
+    ]
+}
+
+fn port_rule() -> impl Strategy<Value = PortRule> {
+    let port = prop_oneof![
+        1 => Just(PortMatch::All),
+        3 => (select(PORTS.to_vec()), select(PORTS.to_vec()))
+            .prop_map(|(a, b)| PortMatch::Range(a.min(b), a.max(b))),
+        3 => select(PORTS.to_vec()).prop_map(|port| PortMatch::Range(port, port)),
+        3 => select(PORT_NAMES.to_vec()).prop_map(|name| PortMatch::Named(name.to_owned())),
+    ];
+    (protocol(), port).prop_map(|(protocol, port)| PortRule { protocol, port })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let peers = prop::collection::vec(peer().prop_map(|peer| PeerRule { peer, line: 0 }), 0..3);
+    (peers, prop::collection::vec(port_rule(), 0..3)).prop_map(|(peers, ports)| Rule {
+        peers,
+        ports,
+        line: 0,
+    })
+}
+
+fn policy() -> impl Strategy<Value = NetworkPolicy> {
+    (
+        select(NAMESPACES.to_vec()),
+        "[a-f]",
+        pod_selector(),
+        subsequence(vec![Direction::Ingress, Direction::Egress], 1..=2),
+        prop::collection::vec(rule(), 0..4),
+        prop::collection::vec(rule(), 0..4),
+        prop::bool::weighted(0.05),
+    )
+        .prop_map(|(namespace, name, pod_selector, directions, ingress, egress, refused)| {
+            let (ingress, egress) = if refused { (vec![], vec![]) } else { (ingress, egress) };
+            NetworkPolicy {
+                key: ObjectKey::new(namespace, name),
+                pod_selector,
+                directions,
+                ingress,
+                egress,
+                refused,
+                origin: Origin::memory(),
+            }
+        })
+}
+
+fn container_port() -> impl Strategy<Value = ContainerPort> {
+    (prop::option::of(select(vec!["web", "dns"])), protocol(), select(PORTS.to_vec())).prop_map(
+        |(name, protocol, port)| ContainerPort { name: name.map(str::to_owned), protocol, port },
+    )
+}
+
+fn pod() -> impl Strategy<Value = Pod> {
+    (
+        (select(NAMESPACES.to_vec()), "[a-h]", labels()),
+        prop::collection::vec(address(), 0..3),
+        prop::collection::vec(container_port(), 0..4),
+        select(vec![
+            Phase::Live,
+            Phase::Live,
+            Phase::Live,
+            Phase::Live,
+            Phase::Succeeded,
+            Phase::Failed,
+        ]),
+        (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.05)),
+    )
+        .prop_map(
+            |((namespace, name, labels), addresses, ports, phase, (host, going, refused))| {
+                let mut pod = Pod::new(namespace, name);
+                pod.labels = labels;
+                pod.addresses = addresses;
+                pod.addresses.dedup();
+                pod.ports = ports;
+                pod.phase = phase;
+                pod.host_network = host;
+                pod.terminating = going;
+                pod.refused = refused;
+                pod
+            },
+        )
+}
+
+fn objects() -> impl Strategy<Value = Vec<Object>> {
+    let namespaces = (labels(), labels(), labels()).prop_map(|(x, y, z)| {
+        [("x", x), ("y", y), ("z", z)]
+            .map(|(name, labels)| Object::Namespace(Namespace::new(name, labels, Origin::memory())))
+    });
+    (namespaces, prop::collection::vec(pod(), 1..16), prop::collection::vec(policy(), 0..20))
+        .prop_map(|(namespaces, pods, policies)| {
+            let pods = pods.into_iter().map(Object::Pod);
+            let policies = policies.into_iter().map(Object::NetworkPolicy);
+            namespaces.into_iter().chain(pods).chain(policies).collect()
+        })
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    prop_oneof![
+        8 => (protocol(), prop_oneof![4 => select(PORTS.to_vec()), 1 => any::<u16>()])
+            .prop_map(|(protocol, port)| Traffic::Port(protocol, port)),
+        1 => Just(Traffic::Icmp),
+        1 => Just(Traffic::Other),
+    ]
+}
+
+fn connection(src: IpAddr, dst: IpAddr, traffic: Traffic) -> Connection {
+    let (protocol, dport) = match traffic {
+        Traffic::Port(protocol, port) => (protocol.number(), port),
+        Traffic::Icmp => (if src.is_ipv4() { 1 } else { 58 }, 0),
+        Traffic::Other => (136, 80),
+    };
+    Connection { src: Address::from(src), dst: Address::from(dst), protocol, dport }
+}
+
+/// The verdict with the policy and the rule that it names, as the oracle would say it.
+fn side(offline: &Offline, verdict: Verdict) -> Side {
+    match verdict.rule().and_then(|rule| offline.classifier.table().rule(rule)) {
+        Some(rule) => {
+            let (namespace, name) = rule.policy.split_once('/').unwrap();
+            assert!(verdict.is_allow());
+            Side::Allowed(ObjectKey::new(namespace, name), rule.path.to_owned())
+        }
+        None if verdict.is_allow() => Side::Unrestricted,
+        None => Side::Denied,
+    }
+}
+
+/// A probe's ends: mostly addresses of pods, so that rules are met, sometimes any.
+type Ends = (prop::sample::Index, prop::sample::Index, IpAddr, bool, bool);
+
+fn ends() -> impl Strategy<Value = Ends> {
+    let outside = || prop::bool::weighted(0.15);
+    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), address(), outside(), outside())
+}
+
+/// The two addresses, if they are of one family.
+fn pick(pool: &[IpAddr], (a, b, any, a_outside, b_outside): &Ends) -> Option<(IpAddr, IpAddr)> {
+    let choose = |index: &prop::sample::Index, outside: bool| {
+        if outside || pool.is_empty() { *any } else { *index.get(pool) }
+    };
+    let (src, dst) = (choose(a, *a_outside), choose(b, *b_outside));
+    (src.is_ipv4() == dst.is_ipv4()).then_some((src, dst))
+}
+
+fn pool(index: &Index) -> Vec<IpAddr> {
+    index.pods().flat_map(|pod| pod.addresses.clone()).collect()
+}
+
+fn config() -> ProptestConfig {
+    let cases = std::env::var("WEIR_PROPERTY_CASES").ok().and_then(|n| n.parse().ok());
+    ProptestConfig {
+        cases: cases.unwrap_or(512),
+        max_shrink_iters: 4096,
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// classify(encode(compile(objects))) == oracle(objects): verdict, policy and rule.
+    #[test]
+    fn table_equals_oracle(
+        objects in objects(),
+        probes in prop::collection::vec((ends(), traffic()), 200),
+    ) {
+        let offline = Offline::of(Index::of(objects)).unwrap();
+        let pool = pool(&offline.index);
+        for (ends, traffic) in probes {
+            let Some((src, dst)) = pick(&pool, &ends) else { continue };
+            let judgement = offline.classifier.evaluate(&connection(src, dst, traffic));
+            let table = (side(&offline, judgement.egress), side(&offline, judgement.ingress));
+            let naive = oracle::judge(&offline.index, src, dst, traffic);
+            prop_assert_eq!(table, naive, "{} → {} {:?}", src, dst, traffic);
+        }
+    }
+
+    /// Changing pods only: the address list from the old image's classes, where it can be had,
+    /// gives the verdicts of a new compilation.
+    #[test]
+    fn reclassification_equals_compilation(
+        before in objects(),
+        pods in prop::collection::vec(pod(), 1..16),
+        probes in prop::collection::vec((ends(), traffic()), 100),
+    ) {
+        let keep = before.iter().filter(|object| !matches!(object, Object::Pod(_))).cloned();
+        let after = Index::of(keep.chain(pods.into_iter().map(Object::Pod)));
+        let compiled = compile(&Index::of(before));
+        if let Some(addresses) = compiled.reclassify(&after) {
+            let fresh = Offline::of(after).unwrap();
+            let old = with_addresses(&compiled, &addresses);
+            let pool = pool(&fresh.index);
+            for (ends, traffic) in probes {
+                let Some((src, dst)) = pick(&pool, &ends) else { continue };
+                let connection = connection(src, dst, traffic);
+                let (a, b) = (old.evaluate(&connection), fresh.classifier.evaluate(&connection));
+                prop_assert_eq!(a.is_allowed(), b.is_allowed(), "{} → {} {:?}", src, dst, traffic);
+            }
+        }
+    }
+
+    /// Equal indexes give equal images, whatever the order of the objects.
+    #[test]
+    fn compilation_is_deterministic(objects in objects()) {
+        let index = Index::of(objects);
+        let mut other = Index::default();
+        let mut all: Vec<Object> = index.namespaces().cloned().map(Object::Namespace).collect();
+        all.extend(index.pods().cloned().map(Object::Pod));
+        all.extend(index.policies().cloned().map(Object::NetworkPolicy));
+        for object in all.into_iter().rev() {
+            other.apply(object);
+        }
+        let (a, b) = (compile(&index), compile(&other));
+        prop_assert_eq!(a.image, b.image);
+        prop_assert_eq!(a.addresses, b.addresses);
+    }
+}
+
+fn with_addresses(
+    compiled: &weir_control::compile::Compiled,
+    addresses: &[(Address, u32)],
+) -> weir_table::classify::Classifier<Vec<u8>, weir_table::mem::SharedWords> {
+    use weir_table::addrmap::AddressMapWriter;
+    use weir_table::policy::{ClassId, PolicyTable, encode};
+    let table = PolicyTable::from_bytes(encode(&compiled.image).unwrap()).unwrap();
+    let mut map = AddressMapWriter::private(0, addresses.len()).unwrap();
+    for (address, class) in addresses {
+        map.insert(*address, ClassId(*class)).unwrap();
+    }
+    weir_table::classify::Classifier::new(table, map.into_reader().unwrap()).unwrap()
+}
+
+/// The generator is worth its name only if all kinds of answers occur often.
+#[test]
+fn the_generator_reaches_every_kind_of_answer() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let (mut unrestricted, mut allowed, mut denied, mut other) = (0, 0, 0, 0);
+    let strategy = (objects(), prop::collection::vec((ends(), traffic()), 100));
+    for _ in 0..100 {
+        let (objects, probes) = strategy.new_tree(&mut runner).unwrap().current();
+        let index = Index::of(objects);
+        let pool = pool(&index);
+        for (ends, traffic) in probes {
+            let Some((src, dst)) = pick(&pool, &ends) else { continue };
+            let (egress, ingress) = oracle::judge(&index, src, dst, traffic);
+            for side in [egress, ingress] {
+                match side {
+                    Side::Unrestricted => unrestricted += 1,
+                    Side::Denied => denied += 1,
+                    Side::Allowed(_, path) if path.ends_with("[0]") => allowed += 1,
+                    Side::Allowed(..) => other += 1,
+                }
+            }
+        }
+    }
+    let counts = [unrestricted, allowed, denied, other];
+    println!("unrestricted, by a first item, denied, by a later item: {counts:?}");
+    assert!(counts.iter().all(|count| *count >= 300), "{counts:?}");
+}
