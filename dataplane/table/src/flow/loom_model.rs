@@ -1,0 +1,185 @@
+//! Every interleaving (within loom's bounds) of two or three threads on the slots of one
+//! bucket, with weak memory.
+//!
+//! What this cannot see: more threads, longer histories, the steering program (whose
+//! accesses follow the same protocol), and versions that wrap.
+
+use loom::thread;
+
+use super::*;
+use crate::addr::Address;
+use crate::mem::heap_words;
+use crate::sync::{Arc, AtomicU64};
+
+type Table = FlowTable<Arc<Vec<AtomicU64>>>;
+
+/// One bucket a family: every key competes for the same two slots.
+fn table() -> Arc<Table> {
+    let key = HashKey::from_bytes(&[3; HashKey::BYTES]);
+    let v4 = Arc::new(heap_words(layout::v4_words(layout::BUCKET)));
+    let v6 = Arc::new(heap_words(layout::v6_words(layout::BUCKET)));
+    Arc::new(FlowTable::new(v4, v6, key).unwrap())
+}
+
+fn key(n: u8) -> (FlowKey, Side) {
+    let src = (Address::v4([10, 0, 0, n]), 1000 + u16::from(n));
+    FlowKey::new(src, (Address::v4([10, 0, 1, n]), 80), 17)
+}
+
+/// A flow whose every word follows from `n`.
+fn new_flow(n: u8) -> NewFlow {
+    let (_, initiator) = key(n);
+    let ifindex = [u32::from(n), u32::from(n) + 1];
+    NewFlow { initiator, tcp_flags: 0, ifindex, stamp: u64::from(n) << 40 }
+}
+
+fn insert(table: &Table, n: u8) -> FlowRef {
+    let (key, _) = key(n);
+    table.insert(&key, table.hash(&key), &new_flow(n), Tick(u32::from(n))).unwrap().flow
+}
+
+fn lookup(table: &Table, n: u8) -> Option<(FlowRef, Flow)> {
+    let (key, _) = key(n);
+    table.lookup(&key, table.hash(&key))
+}
+
+fn assert_whole(flow: &Flow, n: u8) {
+    let new = new_flow(n);
+    assert_eq!(flow.key, key(n).0);
+    assert_eq!(flow.ifindex, new.ifindex);
+    assert_eq!(flow.stamp, new.stamp);
+    assert_eq!(flow.last_seen, Tick(u32::from(n)));
+    assert_eq!(flow.seen, Seen::default().with(new.initiator, 0));
+}
+
+fn model(f: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.check(f);
+}
+
+#[test]
+fn loom_a_reader_sees_whole_flows_or_none() {
+    model(|| {
+        let table = table();
+        let first = insert(&table, 1);
+        let writer = {
+            let table = table.clone();
+            thread::spawn(move || {
+                assert!(table.delete(first));
+                insert(&table, 2);
+            })
+        };
+        for n in [1, 2] {
+            if let Some((_, flow)) = lookup(&table, n) {
+                assert_whole(&flow, n);
+            }
+        }
+        writer.join().unwrap();
+        assert!(lookup(&table, 1).is_none());
+        assert_whole(&lookup(&table, 2).unwrap().1, 2);
+    });
+}
+
+#[test]
+fn loom_an_evicted_flow_is_never_mixed_with_its_successor() {
+    model(|| {
+        let table = table();
+        insert(&table, 1);
+        insert(&table, 2);
+        let writer = {
+            let table = table.clone();
+            // Both slots are taken: one of the two unanswered flows has to go.
+            thread::spawn(move || insert(&table, 3))
+        };
+        for n in [1, 3] {
+            if let Some((_, flow)) = lookup(&table, n) {
+                assert_whole(&flow, n);
+            }
+        }
+        writer.join().unwrap();
+        assert_whole(&lookup(&table, 3).unwrap().1, 3);
+        assert_eq!(table.iter().count(), 2);
+    });
+}
+
+#[test]
+fn loom_a_late_touch_never_hits_the_next_flow() {
+    model(|| {
+        let table = table();
+        let first = insert(&table, 1);
+        insert(&table, 5);
+        let toucher = {
+            let table = table.clone();
+            thread::spawn(move || {
+                table.touch(first, key(1).1, layout::SEEN_RST, Tick(99));
+                table.rejudge(first, true, 99, [99, 99])
+            })
+        };
+        table.delete(first);
+        insert(&table, 2);
+        toucher.join().unwrap();
+        assert_whole(&lookup(&table, 2).unwrap().1, 2);
+    });
+}
+
+#[test]
+fn loom_a_new_verdict_appears_whole() {
+    model(|| {
+        let table = table();
+        let flow = insert(&table, 1);
+        let judge = {
+            let table = table.clone();
+            thread::spawn(move || table.rejudge(flow, true, 77, [8, 9]).unwrap())
+        };
+        if let Some((_, flow)) = lookup(&table, 1) {
+            let verdict = (flow.denied, flow.stamp, flow.ifindex);
+            assert!(
+                verdict == (true, 77, [8, 9]) || verdict == (false, 1 << 40, [1, 2]),
+                "{verdict:?}"
+            );
+        }
+        let renamed = judge.join().unwrap();
+        assert_eq!(lookup(&table, 1).unwrap().0, renamed);
+    });
+}
+
+#[test]
+fn loom_two_writers_of_one_key_leave_one_entry() {
+    model(|| {
+        let table = table();
+        let other = {
+            let table = table.clone();
+            thread::spawn(move || {
+                insert(&table, 1);
+            })
+        };
+        insert(&table, 1);
+        other.join().unwrap();
+        let flows: Vec<Flow> = table.iter().collect();
+        assert!(flows.len() <= 1, "a key stands in two slots: {flows:?}");
+        for flow in &flows {
+            assert_whole(flow, 1);
+        }
+    });
+}
+
+#[test]
+fn loom_touches_of_both_sides_are_both_kept() {
+    model(|| {
+        let table = table();
+        let flow = insert(&table, 1);
+        let (_, sender) = key(1);
+        let other = {
+            let table = table.clone();
+            thread::spawn(move || {
+                table.touch(flow, sender.other(), layout::SEEN_FIN, Tick(1));
+            })
+        };
+        table.touch(flow, sender, layout::SEEN_ACK, Tick(1));
+        other.join().unwrap();
+        let (_, flow) = lookup(&table, 1).unwrap();
+        assert_eq!(flow.seen.from(sender), layout::SEEN_ANY | layout::SEEN_ACK);
+        assert_eq!(flow.seen.from(sender.other()), layout::SEEN_ANY | layout::SEEN_FIN);
+    });
+}

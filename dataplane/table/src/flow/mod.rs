@@ -1,0 +1,38 @@
+//! The flow table: conntrack in shared memory.
+//!
+//! One entry stands for both directions of a connection. Workers write it, the steering
+//! program and the CLI read it, and it outlives the daemon (a pinned, mmapable BPF
+//! array). An entry remembers what a policy table cannot know: who opened the
+//! connection, under which state of the policies it was judged ([`Flow::stamp`]), for
+//! the hooks of which devices the verdict was given ([`Flow::ifindex`]), and whether it
+//! was cut since ([`Flow::denied`]).
+//!
+//! | file | what |
+//! |---|---|
+//! | `layout.rs` | where each bit stands; shared with C |
+//! | `key.rs` | canonical 5-tuple, keyed hash |
+//! | `state.rs` | ticks, states, timeouts |
+//! | `region.rs` | one address family's entries, the lock-free protocol |
+//! | `table.rs` | both families, insertion and eviction, expiry, the CLI's view |
+//!
+//! The table has a fixed size and no chains: a key may stand in one of four slots. Where
+//! all four are taken, flows that yield ([`FlowState::yields`]) or whose time is over
+//! make room; if none does, [`FlowTable::insert`] says so and the caller judges packet by
+//! packet. Time is passed in, never read.
+#![forbid(unsafe_code)]
+
+mod key;
+pub mod layout;
+#[cfg(all(test, loom))]
+mod loom_model;
+#[cfg(all(test, not(loom)))]
+mod model;
+mod region;
+mod state;
+mod table;
+
+pub use key::{FlowHash, FlowKey, HashKey, Side};
+pub use state::{FlowState, Seen, Tick, timeout};
+pub use table::{
+    ExpiryCursor, Flow, FlowRef, FlowTable, FlowTableError, FlowView, Inserted, NewFlow, TableFull,
+};

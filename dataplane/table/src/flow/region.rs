@@ -1,0 +1,461 @@
+//! One region of entries, and the protocol by which they are written and read.
+//!
+//! Several workers, the steering program and the CLI share these words without a lock:
+//!
+//! ```text
+//! write   claim    compare-exchange ctl: (v, free or live) -> (v+1, busy)
+//!                  release fence
+//!         fill     key, aux, ifindexes, stamp           (relaxed stores)
+//!         publish  ctl = (v+2, allowed or denied)       (release store)
+//! delete           compare-exchange ctl: (v, live) -> (v+1, free)
+//! read             ctl (acquire); words (relaxed); acquire fence; ctl unchanged?
+//! touch            compare-exchange aux, whose upper 16 bits are the version's
+//! ```
+//!
+//! Invariants:
+//! - Words other than ctl and aux change only while the slot is busy, so a reader that
+//!   finds the same live ctl before and after has seen words that belong together.
+//! - Every claim and every deletion raises the version, so a [`Handle`] from before
+//!   can neither touch nor change nor delete what took the slot since.
+//! - aux is one word and names its version: touching needs no claim.
+//!
+//! The loom models of `loom_model.rs` explore this code.
+#![forbid(unsafe_code)]
+
+use super::key::{FlowHash, Side};
+use super::layout::{
+    AUX_AFTER_KEY, AUX_SEEN_HI_SHIFT, AUX_SEEN_LO_SHIFT, AUX_VERSION_SHIFT, BUCKET,
+    COUNTS_AFTER_KEY, CTL, FLAG_INITIATOR_HI, IFINDEX_AFTER_KEY, KEY, STAMP_AFTER_KEY,
+    STATE_ALLOWED, STATE_BUSY, STATE_DENIED, STATE_FREE, STATE_MASK, VERSION_SHIFT,
+};
+use super::state::{Seen, Tick};
+use crate::mem::Words;
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// How often a touch is tried against others that touch the same entry. It needs more
+/// than one try only when the steering program and a worker see packets of one flow in
+/// the same nanoseconds; giving up costs a last-seen that is one packet old.
+const TOUCH_TRIES: usize = 4;
+
+/// How often an insertion looks for a slot, should another writer snatch the one that it
+/// had found.
+const CLAIM_TRIES: usize = 2;
+
+/// How often a reader that walks the table looks again at an entry in change.
+const READ_TRIES: usize = 16;
+
+/// Most slots in which a key can stand.
+const MAX_CANDIDATES: usize = 2 * BUCKET;
+
+/// A control word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Ctl(u64);
+
+impl Ctl {
+    const fn new(version: u32, denied: bool, initiator: Side) -> Self {
+        let state = if denied { STATE_DENIED } else { STATE_ALLOWED };
+        let flags = match initiator {
+            Side::Lo => 0,
+            Side::Hi => FLAG_INITIATOR_HI,
+        };
+        Self((version as u64) << VERSION_SHIFT | flags | state)
+    }
+
+    const fn marked(version: u32, state: u64) -> Self {
+        Self((version as u64) << VERSION_SHIFT | state)
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // the shift leaves 32 bits
+    const fn version(self) -> u32 {
+        (self.0 >> VERSION_SHIFT) as u32
+    }
+
+    const fn is_live(self) -> bool {
+        matches!(self.0 & STATE_MASK, STATE_ALLOWED | STATE_DENIED)
+    }
+
+    const fn is_free(self) -> bool {
+        self.0 & STATE_MASK == STATE_FREE
+    }
+
+    const fn is_busy(self) -> bool {
+        self.0 & STATE_MASK == STATE_BUSY
+    }
+
+    const fn is_denied(self) -> bool {
+        self.0 & STATE_MASK == STATE_DENIED
+    }
+
+    const fn initiator(self) -> Side {
+        if self.0 & FLAG_INITIATOR_HI != 0 { Side::Hi } else { Side::Lo }
+    }
+}
+
+/// An aux word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Aux(u64);
+
+impl Aux {
+    const fn new(version: u32, seen: Seen, last_seen: Tick) -> Self {
+        Self(
+            (version as u64 & 0xffff) << AUX_VERSION_SHIFT
+                | (seen.lo as u64) << AUX_SEEN_LO_SHIFT
+                | (seen.hi as u64) << AUX_SEEN_HI_SHIFT
+                | last_seen.0 as u64,
+        )
+    }
+
+    const fn is_of(self, version: u32) -> bool {
+        self.0 >> AUX_VERSION_SHIFT == version as u64 & 0xffff
+    }
+
+    const fn seen(self) -> Seen {
+        let [_, _, lo, hi, ..] = self.0.to_be_bytes();
+        Seen { lo, hi }
+    }
+
+    const fn last_seen(self) -> Tick {
+        let [_, _, _, _, a, b, c, d] = self.0.to_be_bytes();
+        Tick(u32::from_be_bytes([a, b, c, d]))
+    }
+}
+
+/// Names one entry in one incarnation of its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Handle {
+    pub slot: usize,
+    pub version: u32,
+}
+
+/// The words of an entry that a writer decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Record {
+    pub initiator: Side,
+    pub denied: bool,
+    pub seen: Seen,
+    pub last_seen: Tick,
+    pub ifindex: [u32; 2],
+    pub stamp: u64,
+    pub counts: u64,
+}
+
+/// Words that were read together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Snapshot<const K: usize> {
+    pub handle: Handle,
+    pub key: [u64; K],
+    pub record: Record,
+}
+
+/// What an insertion found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub handle: Handle,
+    /// True if a flow that yields had to go.
+    pub evicted: bool,
+}
+
+/// Entries of `E` words with keys of `K` words.
+#[derive(Debug)]
+pub(super) struct Region<W, const K: usize, const E: usize> {
+    words: W,
+    /// Buckets minus one; their number is a power of two.
+    mask: usize,
+}
+
+impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
+    /// A region over all of `words`; `None` unless they make a power-of-two number of
+    /// buckets.
+    pub fn new(words: W) -> Option<Self> {
+        let entries = words.words().len() / E;
+        let buckets = entries / BUCKET;
+        let exact = buckets * BUCKET * E == words.words().len();
+        (exact && buckets.is_power_of_two()).then(|| Self { words, mask: buckets - 1 })
+    }
+
+    /// Number of slots.
+    pub fn slots(&self) -> usize {
+        (self.mask + 1) * BUCKET
+    }
+
+    #[inline]
+    fn slot(&self, index: usize) -> Option<&[AtomicU64; E]> {
+        self.words.words().as_chunks::<E>().0.get(index)
+    }
+
+    /// The slots in which a key of this hash can stand.
+    #[inline]
+    fn candidates(&self, hash: FlowHash) -> impl Iterator<Item = usize> + Clone + use<W, K, E> {
+        let (first, second) = self.buckets(hash);
+        let count = if first == second { BUCKET } else { MAX_CANDIDATES };
+        let [a, b] = [first * BUCKET, second * BUCKET];
+        [a, a + 1, b, b + 1].into_iter().take(count)
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // masked; a region has fewer than 2^32 buckets
+    fn buckets(&self, FlowHash(hash): FlowHash) -> (usize, usize) {
+        let first = hash as usize & self.mask;
+        let second = (hash >> 32) as usize & self.mask;
+        // Two equal choices would halve the room of this key.
+        (first, if first == second { second ^ (self.mask & 1) } else { second })
+    }
+
+    /// Loads the control words where a key of this hash can stand, so that they are in
+    /// the cache when [`Region::find`] comes. The sum has no meaning.
+    #[inline]
+    pub fn warm(&self, hash: FlowHash) -> u64 {
+        self.candidates(hash)
+            .filter_map(|index| self.slot(index))
+            .fold(0, |sum, slot| sum.wrapping_add(slot[CTL].load(Ordering::Relaxed)))
+    }
+
+    /// The live entry of a key.
+    #[inline]
+    pub fn find(&self, hash: FlowHash, key: &[u64; K]) -> Option<Snapshot<K>> {
+        self.candidates(hash).find_map(|index| {
+            let slot = self.slot(index)?;
+            let ctl = Ctl(slot[CTL].load(Ordering::Acquire));
+            if !ctl.is_live() {
+                return None;
+            }
+            // Most slots hold another key: one comparison, before the rest is read.
+            if slot[KEY].load(Ordering::Relaxed) != key[0] {
+                return None;
+            }
+            let snapshot = Self::read(slot, index, ctl)?;
+            (snapshot.key == *key).then_some(snapshot)
+        })
+    }
+
+    /// Reads a live entry; `None` if it changed meanwhile.
+    #[inline]
+    fn read(slot: &[AtomicU64; E], index: usize, ctl: Ctl) -> Option<Snapshot<K>> {
+        let word = |at: usize| slot[at].load(Ordering::Relaxed);
+        let key = std::array::from_fn(|i| word(KEY + i));
+        let after = KEY + K;
+        let aux = Aux(word(after + AUX_AFTER_KEY));
+        let ifindex = word(after + IFINDEX_AFTER_KEY);
+        let stamp = word(after + STAMP_AFTER_KEY);
+        let counts = word(after + COUNTS_AFTER_KEY);
+        fence(Ordering::Acquire);
+        if slot[CTL].load(Ordering::Relaxed) != ctl.0 {
+            return None;
+        }
+        let [a, b, c, d, e, f, g, h] = ifindex.to_be_bytes();
+        Some(Snapshot {
+            handle: Handle { slot: index, version: ctl.version() },
+            key,
+            record: Record {
+                initiator: ctl.initiator(),
+                denied: ctl.is_denied(),
+                seen: aux.seen(),
+                last_seen: aux.last_seen(),
+                ifindex: [u32::from_be_bytes([e, f, g, h]), u32::from_be_bytes([a, b, c, d])],
+                stamp,
+                counts,
+            },
+        })
+    }
+
+    /// Reads whatever lives in a slot, for walks over the whole table.
+    pub fn read_slot(&self, index: usize) -> Option<Snapshot<K>> {
+        let slot = self.slot(index)?;
+        for _ in 0..READ_TRIES {
+            let ctl = Ctl(slot[CTL].load(Ordering::Acquire));
+            if ctl.is_free() {
+                return None;
+            }
+            if ctl.is_live()
+                && let Some(snapshot) = Self::read(slot, index, ctl)
+            {
+                return Some(snapshot);
+            }
+            crate::sync::hint::spin_loop();
+        }
+        None
+    }
+
+    /// Takes a slot whose control word is still `ctl`. Returns the version while busy.
+    #[inline]
+    fn claim(slot: &[AtomicU64; E], ctl: Ctl) -> Option<u32> {
+        let version = ctl.version().wrapping_add(1);
+        let busy = Ctl::marked(version, STATE_BUSY);
+        slot[CTL].compare_exchange(ctl.0, busy.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        fence(Ordering::Release);
+        Some(version)
+    }
+
+    /// Fills and publishes a slot that was claimed as `busy`; returns its new version.
+    #[inline]
+    fn publish(slot: &[AtomicU64; E], busy: u32, record: &Record) -> u32 {
+        let version = busy.wrapping_add(1);
+        let store = |at: usize, value: u64| slot[at].store(value, Ordering::Relaxed);
+        let after = KEY + K;
+        let [lo, hi] = record.ifindex;
+        let aux = Aux::new(version, record.seen, record.last_seen);
+        // A late touch may compare-exchange aux until the version changes. A plain store
+        // would do; the swap makes the order of the two definite to loom as well, which
+        // lets a store fall between the halves of another thread's compare-exchange.
+        slot[after + AUX_AFTER_KEY].swap(aux.0, Ordering::Relaxed);
+        store(after + IFINDEX_AFTER_KEY, u64::from(lo) | u64::from(hi) << 32);
+        store(after + STAMP_AFTER_KEY, record.stamp);
+        store(after + COUNTS_AFTER_KEY, record.counts);
+        let live = Ctl::new(version, record.denied, record.initiator);
+        slot[CTL].store(live.0, Ordering::Release);
+        version
+    }
+
+    /// Enters a key, which replaces a live entry of the same key. `victim` says of an
+    /// entry how gladly it is given up for the new one: `None` not at all, else the
+    /// largest number goes. `None` if there is no room.
+    pub fn insert(
+        &self,
+        hash: FlowHash,
+        key: &[u64; K],
+        record: &Record,
+        victim: impl Fn(&Snapshot<K>) -> Option<u32>,
+    ) -> Option<Placed> {
+        if let Some(old) = self.find(hash, key) {
+            self.delete(old.handle);
+        }
+        let (index, busy, evicted) = (0..CLAIM_TRIES).find_map(|_| {
+            let free = self.claim_free(hash).map(|(index, busy)| (index, busy, false));
+            free.or_else(|| {
+                self.claim_victim(hash, &victim).map(|(index, busy)| (index, busy, true))
+            })
+        })?;
+        let slot = self.slot(index)?;
+        for (i, word) in key.iter().enumerate() {
+            slot[KEY + i].store(*word, Ordering::Relaxed);
+        }
+        let version = Self::publish(slot, busy, record);
+        let handle = self.settle(hash, key, Handle { slot: index, version });
+        Some(Placed { handle, evicted })
+    }
+
+    /// Claims a free slot, in the emptier bucket first: two choices then fill evenly.
+    fn claim_free(&self, hash: FlowHash) -> Option<(usize, u32)> {
+        let read = |index: usize| Some(Ctl(self.slot(index)?[CTL].load(Ordering::Relaxed)));
+        let free = |bucket: usize| {
+            let first = bucket * BUCKET;
+            (first..first + BUCKET).filter(|&i| read(i).is_some_and(Ctl::is_free)).count()
+        };
+        let (first, second) = self.buckets(hash);
+        let order = if free(second) > free(first) { [second, first] } else { [first, second] };
+        order.into_iter().flat_map(|bucket| bucket * BUCKET..(bucket + 1) * BUCKET).find_map(
+            |index| {
+                let ctl = read(index).filter(|ctl| ctl.is_free())?;
+                Some((index, Self::claim(self.slot(index)?, ctl)?))
+            },
+        )
+    }
+
+    /// Claims the slot of the entry that is given up most gladly.
+    fn claim_victim(
+        &self,
+        hash: FlowHash,
+        victim: &impl Fn(&Snapshot<K>) -> Option<u32>,
+    ) -> Option<(usize, u32)> {
+        let (_, chosen) = self
+            .candidates(hash)
+            .filter_map(|index| self.read_slot(index))
+            .filter_map(|snapshot| Some((victim(&snapshot)?, snapshot)))
+            .max_by_key(|&(gladness, _)| gladness)?;
+        let slot = self.slot(chosen.handle.slot)?;
+        let ctl = Self::live_ctl(slot, chosen.handle)?;
+        Some((chosen.handle.slot, Self::claim(slot, ctl)?))
+    }
+
+    /// Removes the double that exists if another worker entered the same key at the same
+    /// time: both look after both have published (the fence makes at least one of them
+    /// see the other), and the lower slot stays.
+    fn settle(&self, hash: FlowHash, key: &[u64; K], mine: Handle) -> Handle {
+        fence(Ordering::SeqCst);
+        for index in self.candidates(hash).filter(|&index| index != mine.slot) {
+            let Some(other) = self.read_slot(index).filter(|other| other.key == *key) else {
+                continue;
+            };
+            if other.handle.slot < mine.slot {
+                self.delete(mine);
+                return other.handle;
+            }
+            self.delete(other.handle);
+        }
+        mine
+    }
+
+    /// The control word of an entry, if the handle still names it.
+    #[inline]
+    fn live_ctl(slot: &[AtomicU64; E], handle: Handle) -> Option<Ctl> {
+        let ctl = Ctl(slot[CTL].load(Ordering::Acquire));
+        (ctl.is_live() && ctl.version() == handle.version).then_some(ctl)
+    }
+
+    /// Changes an entry in place, key excepted. The change sees the record as it stands.
+    /// `None` if the entry is gone.
+    pub fn update(&self, handle: Handle, change: impl FnOnce(&mut Record)) -> Option<Handle> {
+        let slot = self.slot(handle.slot)?;
+        let ctl = Self::live_ctl(slot, handle)?;
+        let busy = Self::claim(slot, ctl)?;
+        // Nobody else writes a busy slot, so what is read here belongs together.
+        let word = |at: usize| slot[at].load(Ordering::Relaxed);
+        let after = KEY + K;
+        let aux = Aux(word(after + AUX_AFTER_KEY));
+        let [a, b, c, d, e, f, g, h] = word(after + IFINDEX_AFTER_KEY).to_be_bytes();
+        let mut record = Record {
+            initiator: ctl.initiator(),
+            denied: ctl.is_denied(),
+            seen: aux.seen(),
+            last_seen: aux.last_seen(),
+            ifindex: [u32::from_be_bytes([e, f, g, h]), u32::from_be_bytes([a, b, c, d])],
+            stamp: word(after + STAMP_AFTER_KEY),
+            counts: word(after + COUNTS_AFTER_KEY),
+        };
+        change(&mut record);
+        Some(Handle { slot: handle.slot, version: Self::publish(slot, busy, &record) })
+    }
+
+    /// Notes a packet. Writes nothing if nothing would change. False if the entry is gone.
+    #[inline]
+    pub fn touch(&self, handle: Handle, side: Side, tcp_flags: u8, now: Tick) -> bool {
+        let Some(slot) = self.slot(handle.slot) else { return false };
+        let word = &slot[KEY + K + AUX_AFTER_KEY];
+        let mut before = Aux(word.load(Ordering::Relaxed));
+        for _ in 0..TOUCH_TRIES {
+            if !before.is_of(handle.version) {
+                return false;
+            }
+            let after = Aux::new(handle.version, before.seen().with(side, tcp_flags), now);
+            if after == before {
+                return true;
+            }
+            match word.compare_exchange(before.0, after.0, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(found) => before = Aux(found),
+            }
+        }
+        true
+    }
+
+    /// Removes an entry. False if it was gone already.
+    pub fn delete(&self, handle: Handle) -> bool {
+        let Some(slot) = self.slot(handle.slot) else { return false };
+        let Some(ctl) = Self::live_ctl(slot, handle) else { return false };
+        let free = Ctl::marked(ctl.version().wrapping_add(1), STATE_FREE);
+        slot[CTL].compare_exchange(ctl.0, free.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Frees slots that a writer claimed and never published. Only while no writer runs.
+    pub fn sweep(&self) -> usize {
+        let busy = (0..self.slots()).filter_map(|index| self.slot(index)).filter(|slot| {
+            let ctl = Ctl(slot[CTL].load(Ordering::Acquire));
+            let free = Ctl::marked(ctl.version().wrapping_add(1), STATE_FREE);
+            ctl.is_busy()
+                && slot[CTL]
+                    .compare_exchange(ctl.0, free.0, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
+        });
+        busy.count()
+    }
+}

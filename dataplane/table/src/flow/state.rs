@@ -1,0 +1,284 @@
+//! Time and life of a flow: ticks, what was seen from either side, and how long a flow
+//! may stay silent.
+//!
+//! The state is not stored: it follows from the protocol and from what was seen. So a
+//! writer that only ORs a bit into one word (the steering program, later) changes the
+//! state as correctly as one that knows all about conntrack.
+#![forbid(unsafe_code)]
+
+use super::key::Side;
+use super::layout::{SEEN_ANY, SEEN_FIN, SEEN_RST, SEEN_TCP_MASK, TICK_SHIFT};
+
+/// Coarse monotonic time, in units of 2^26 ns (about 67 ms). Wraps after nine years.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Tick(pub u32);
+
+impl Tick {
+    /// The tick of a `CLOCK_MONOTONIC` time in nanoseconds.
+    #[allow(clippy::cast_possible_truncation)] // wrapping is part of the meaning
+    pub const fn from_nanos(ns: u64) -> Self {
+        Self((ns >> TICK_SHIFT) as u32)
+    }
+
+    /// Whole ticks in `seconds`, rounded up.
+    #[allow(clippy::cast_possible_truncation)] // timeouts are at most hours
+    pub const fn in_seconds(seconds: u32) -> u32 {
+        (seconds as u64 * 1_000_000_000).div_ceil(1 << TICK_SHIFT) as u32
+    }
+
+    /// Ticks from `earlier` until this; 0 if `earlier` is later (two workers may be a
+    /// tick apart).
+    pub const fn since(self, earlier: Self) -> u32 {
+        let age = self.0.wrapping_sub(earlier.0);
+        if age > u32::MAX / 2 { 0 } else { age }
+    }
+
+    /// This tick and `ticks` more.
+    #[must_use]
+    pub const fn plus(self, ticks: u32) -> Self {
+        Self(self.0.wrapping_add(ticks))
+    }
+}
+
+/// What was seen from each side, as bits `SEEN_*` of [`super::layout`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Seen {
+    /// From side lo.
+    pub lo: u8,
+    /// From side hi.
+    pub hi: u8,
+}
+
+impl Seen {
+    /// What was seen from one side.
+    pub const fn from(self, side: Side) -> u8 {
+        match side {
+            Side::Lo => self.lo,
+            Side::Hi => self.hi,
+        }
+    }
+
+    /// True if anything was seen from `side`.
+    pub const fn any_from(self, side: Side) -> bool {
+        self.from(side) & SEEN_ANY != 0
+    }
+
+    /// This, after a packet from `side` with TCP's flag byte (0 for other protocols).
+    ///
+    /// A reset counts until its own sender sends something else: segments of the other
+    /// side may still be in flight after an honest reset and prove nothing.
+    #[must_use]
+    pub const fn with(self, side: Side, tcp_flags: u8) -> Self {
+        let mut before = self.from(side);
+        if tcp_flags & SEEN_RST == 0 {
+            before &= !SEEN_RST;
+        }
+        let now = before | SEEN_ANY | (tcp_flags & SEEN_TCP_MASK);
+        match side {
+            Side::Lo => Self { lo: now, hi: self.hi },
+            Side::Hi => Self { lo: self.lo, hi: now },
+        }
+    }
+
+    const fn either(self, bit: u8) -> bool {
+        (self.lo | self.hi) & bit != 0
+    }
+}
+
+/// Where a flow stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FlowState {
+    /// TCP, only heard from its initiator so far.
+    Opening,
+    /// TCP, heard from both sides.
+    Established,
+    /// TCP, one side has finished.
+    Closing,
+    /// TCP, one side has reset it.
+    Reset,
+    /// UDP, SCTP and protocols without ports: nothing came back yet.
+    Unanswered,
+    /// The same, answered.
+    Answered,
+    /// ICMP.
+    Icmp,
+    /// Cut by a change of policy; kept so that late packets of either side are not taken
+    /// for a new connection.
+    Denied,
+}
+
+const TCP: u8 = 6;
+const SCTP: u8 = 132;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// Seconds of silence after which a flow is forgotten.
+pub mod timeout {
+    /// TCP until the other side answers.
+    pub const TCP_OPENING: u32 = 20;
+    /// TCP with both sides heard.
+    pub const TCP_ESTABLISHED: u32 = 3600;
+    /// TCP after a FIN.
+    pub const TCP_CLOSING: u32 = 30;
+    /// TCP after a reset.
+    pub const TCP_RESET: u32 = 10;
+    /// UDP and the like until answered.
+    pub const UNANSWERED: u32 = 30;
+    /// UDP and the like once answered.
+    pub const ANSWERED: u32 = 120;
+    /// SCTP once answered: seven of its 30 s heartbeats (RFC 9260 section 16).
+    pub const SCTP_ANSWERED: u32 = 210;
+    /// ICMP.
+    pub const ICMP: u32 = 10;
+}
+
+impl FlowState {
+    /// The state that follows from what was seen.
+    pub const fn of(protocol: u8, initiator: Side, seen: Seen, denied: bool) -> Self {
+        if denied {
+            return Self::Denied;
+        }
+        let answered = seen.any_from(initiator.other());
+        match protocol {
+            TCP if seen.either(SEEN_RST) => Self::Reset,
+            TCP if seen.either(SEEN_FIN) => Self::Closing,
+            TCP if answered => Self::Established,
+            TCP => Self::Opening,
+            ICMP | ICMPV6 => Self::Icmp,
+            _ if answered => Self::Answered,
+            _ => Self::Unanswered,
+        }
+    }
+
+    /// Ticks of silence after which the flow is forgotten.
+    ///
+    /// A cut flow is remembered as long as an open one of its protocol: the far end may
+    /// retransmit minutes later (TCP backs off to 120 s and more, RFC 6298), and must not
+    /// then be taken for the initiator of something new.
+    pub const fn timeout(self, protocol: u8) -> u32 {
+        let seconds = match (self, protocol) {
+            (Self::Opening, _) => timeout::TCP_OPENING,
+            (Self::Established, _) | (Self::Denied, TCP) => timeout::TCP_ESTABLISHED,
+            (Self::Closing, _) => timeout::TCP_CLOSING,
+            (Self::Reset, _) => timeout::TCP_RESET,
+            (Self::Unanswered, _) => timeout::UNANSWERED,
+            (Self::Icmp, _) | (Self::Denied, ICMP | ICMPV6) => timeout::ICMP,
+            (Self::Answered | Self::Denied, SCTP) => timeout::SCTP_ANSWERED,
+            (Self::Answered | Self::Denied, _) => timeout::ANSWERED,
+        };
+        Tick::in_seconds(seconds)
+    }
+
+    /// True if the flow may make room for a new one in a full table: nothing would be
+    /// lost but a verdict that is easily had again. Never true for an established flow,
+    /// which a flood of new ones must not push out, nor for a cut one, whose entry is
+    /// what keeps it cut.
+    pub const fn yields(self) -> bool {
+        matches!(self, Self::Opening | Self::Unanswered | Self::Icmp | Self::Reset)
+    }
+
+    /// The name in JSON and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Reset => "reset",
+            Self::Unanswered => "unanswered",
+            Self::Answered => "answered",
+            Self::Icmp => "icmp",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::layout::{SEEN_ACK, SEEN_SYN};
+    use super::*;
+
+    /// Replays (side, flags) and names the state after each packet.
+    fn life(protocol: u8, packets: &[(Side, u8)]) -> Vec<FlowState> {
+        let mut seen = Seen::default();
+        packets
+            .iter()
+            .map(|&(side, flags)| {
+                seen = seen.with(side, flags);
+                FlowState::of(protocol, Side::Hi, seen, false)
+            })
+            .collect()
+    }
+
+    const C: Side = Side::Hi;
+    const S: Side = Side::Lo;
+
+    #[test]
+    fn a_tcp_connection_from_syn_to_fin() {
+        use FlowState::{Closing, Established, Opening};
+        let states = life(
+            TCP,
+            &[
+                (C, SEEN_SYN),
+                (C, SEEN_SYN),
+                (S, SEEN_SYN | SEEN_ACK),
+                (C, SEEN_ACK),
+                (S, SEEN_ACK | SEEN_FIN),
+                (C, SEEN_ACK),
+            ],
+        );
+        assert_eq!(states, [Opening, Opening, Established, Established, Closing, Closing]);
+    }
+
+    #[test]
+    fn a_reset_shortens_and_data_of_its_sender_restores() {
+        use FlowState::{Established, Opening, Reset};
+        let states = life(
+            TCP,
+            &[(C, SEEN_SYN), (S, SEEN_SYN | SEEN_ACK), (C, SEEN_RST), (S, SEEN_ACK), (C, SEEN_ACK)],
+        );
+        assert_eq!(states, [Opening, Established, Reset, Reset, Established]);
+    }
+
+    #[test]
+    fn udp_counts_as_answered_when_the_other_side_speaks() {
+        use FlowState::{Answered, Unanswered};
+        assert_eq!(life(17, &[(C, 0), (C, 0), (S, 0)]), [Unanswered, Unanswered, Answered]);
+        assert_eq!(life(ICMP, &[(C, 0), (S, 0)]), [FlowState::Icmp; 2]);
+    }
+
+    #[test]
+    fn flags_of_other_protocols_do_not_leak_in() {
+        let seen = Seen::default().with(C, 0xff);
+        assert_eq!(seen.hi, SEEN_ANY | SEEN_TCP_MASK);
+        assert_eq!(Seen::default().with(C, 0).hi, SEEN_ANY);
+    }
+
+    #[test]
+    fn timeouts_are_those_of_the_design() {
+        for (state, protocol, seconds) in [
+            (FlowState::Opening, TCP, 20),
+            (FlowState::Established, TCP, 3600),
+            (FlowState::Closing, TCP, 30),
+            (FlowState::Reset, TCP, 10),
+            (FlowState::Unanswered, 17, 30),
+            (FlowState::Answered, 17, 120),
+            (FlowState::Answered, SCTP, 210),
+            (FlowState::Icmp, ICMPV6, 10),
+            (FlowState::Denied, TCP, 3600),
+            (FlowState::Denied, 17, 120),
+            (FlowState::Denied, ICMP, 10),
+        ] {
+            let ns = u64::from(state.timeout(protocol)) << TICK_SHIFT;
+            let want = seconds * 1_000_000_000;
+            assert!((want..want + (1 << TICK_SHIFT)).contains(&ns), "{state:?} {protocol}");
+        }
+    }
+
+    #[test]
+    fn ticks_wrap_and_never_run_backwards() {
+        assert_eq!(Tick(5).since(Tick(u32::MAX)), 6);
+        assert_eq!(Tick(5).since(Tick(6)), 0);
+        assert_eq!(Tick::from_nanos(1 << 26), Tick(1));
+        assert_eq!(Tick::from_nanos(u64::MAX).plus(1).since(Tick::from_nanos(u64::MAX)), 1);
+    }
+}

@@ -1,0 +1,381 @@
+//! The two regions as one table, in terms of flows.
+#![forbid(unsafe_code)]
+
+use super::key::{FlowHash, FlowKey, HashKey, Side};
+use super::layout::{BUCKET, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS};
+use super::region::{Handle, Record, Region, Snapshot};
+use super::state::{FlowState, Seen, Tick};
+use crate::addr::Address;
+use crate::mem::Words;
+
+type V4<W> = Region<W, V4_KEY_WORDS, V4_ENTRY_WORDS>;
+type V6<W> = Region<W, V6_KEY_WORDS, V6_ENTRY_WORDS>;
+
+/// Why memory cannot serve as a flow table.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FlowTableError {
+    /// Not a power-of-two number of buckets.
+    #[error(
+        "the {family} flow region has {words} words; it needs a power of two times \
+         {bucket_words} (one bucket)"
+    )]
+    Size {
+        /// "IPv4" or "IPv6".
+        family: &'static str,
+        /// Words given.
+        words: usize,
+        /// Words of a bucket.
+        bucket_words: usize,
+    },
+    /// Mapped read-only, so only [`FlowView`] can use it.
+    #[error("the {family} flow region is mapped read-only; map it writable or use a view")]
+    ReadOnly {
+        /// "IPv4" or "IPv6".
+        family: &'static str,
+    },
+}
+
+/// Names a flow as it was found. Stays harmless when the flow is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowRef {
+    v6: bool,
+    handle: Handle,
+}
+
+/// A flow as it stood at one moment; all fields belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// Both ends and the protocol.
+    pub key: FlowKey,
+    /// Which end opened the connection.
+    pub initiator: Side,
+    /// True if a change of policy has cut it.
+    pub denied: bool,
+    /// What was seen from either side.
+    pub seen: Seen,
+    /// When the last packet was seen.
+    pub last_seen: Tick,
+    /// The host-side device of each side ([`Side::index`]) whose hook the verdict covers;
+    /// 0 if that end is not on this node, or was not judged here yet.
+    pub ifindex: [u32; 2],
+    /// [`crate::classify::Classifier::stamp`] under which it was judged.
+    pub stamp: u64,
+    /// Packets punted to user space, and returned (written by the steering program).
+    pub punted: u32,
+    /// See [`Flow::punted`].
+    pub returned: u32,
+}
+
+impl Flow {
+    /// Where the flow stands in its life.
+    pub const fn state(&self) -> FlowState {
+        FlowState::of(self.key.protocol(), self.initiator, self.seen, self.denied)
+    }
+
+    /// True once the flow was silent for longer than its state allows.
+    pub const fn is_expired(&self, now: Tick) -> bool {
+        now.since(self.last_seen) > self.state().timeout(self.key.protocol())
+    }
+
+    /// Address and port of the end that opened the connection.
+    pub const fn source(&self) -> (Address, u16) {
+        self.key.end(self.initiator)
+    }
+
+    /// Address and port of the end to which it was opened.
+    pub const fn destination(&self) -> (Address, u16) {
+        self.key.end(self.initiator.other())
+    }
+}
+
+/// What a caller decides about a flow that begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewFlow {
+    /// Which end opened it, and sent the packet that is being judged.
+    pub initiator: Side,
+    /// TCP's flag byte of that packet; 0 for other protocols.
+    pub tcp_flags: u8,
+    /// See [`Flow::ifindex`].
+    pub ifindex: [u32; 2],
+    /// See [`Flow::stamp`].
+    pub stamp: u64,
+}
+
+/// A flow was entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inserted {
+    /// The new entry.
+    pub flow: FlowRef,
+    /// True if another flow had to go for it.
+    pub evicted: bool,
+}
+
+/// All slots of a key are taken by flows that do not yield.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no room for the flow: raise --flows")]
+pub struct TableFull;
+
+/// Where a walk of expiry stands. Several workers share the walk: each has a cursor of
+/// its own and takes its part of the slots.
+#[derive(Debug, Clone)]
+pub struct ExpiryCursor {
+    worker: usize,
+    workers: usize,
+    next: usize,
+}
+
+impl ExpiryCursor {
+    /// The cursor of one of `workers` (at least 1) workers.
+    pub fn new(worker: usize, workers: usize) -> Self {
+        let workers = workers.max(1);
+        let worker = worker % workers;
+        Self { worker, workers, next: worker }
+    }
+}
+
+/// The flow table, to be shared by all workers of a process.
+#[derive(Debug)]
+pub struct FlowTable<W> {
+    v4: V4<W>,
+    v6: V6<W>,
+    key: HashKey,
+}
+
+fn regions<W: Words>(v4: W, v6: W) -> Result<(V4<W>, V6<W>), FlowTableError> {
+    let [n4, n6] = [v4.words().len(), v6.words().len()];
+    let size = |family, words, entry: usize| FlowTableError::Size {
+        family,
+        words,
+        bucket_words: entry * BUCKET,
+    };
+    Ok((
+        Region::new(v4).ok_or_else(|| size("IPv4", n4, V4_ENTRY_WORDS))?,
+        Region::new(v6).ok_or_else(|| size("IPv6", n6, V6_ENTRY_WORDS))?,
+    ))
+}
+
+impl<W: Words> FlowTable<W> {
+    /// A table over two regions of memory (all zero, or written by an earlier run with
+    /// the same key) with [`super::layout::v4_words`] and [`super::layout::v6_words`] of
+    /// power-of-two numbers of entries, at least 2.
+    ///
+    /// # Errors
+    /// [`FlowTableError`] names the region that does not fit.
+    pub fn new(v4: W, v6: W, key: HashKey) -> Result<Self, FlowTableError> {
+        for (family, words) in [("IPv4", &v4), ("IPv6", &v6)] {
+            if !words.writable() {
+                return Err(FlowTableError::ReadOnly { family });
+            }
+        }
+        let (v4, v6) = regions(v4, v6)?;
+        Ok(Self { v4, v6, key })
+    }
+
+    /// Entries that the IPv4 and the IPv6 region can hold.
+    pub fn capacity(&self) -> (usize, usize) {
+        (self.v4.slots(), self.v6.slots())
+    }
+
+    /// The hash of a key; all other methods want it beside the key, since the caller has
+    /// computed it once for the packet.
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> FlowHash {
+        self.key.hash(key)
+    }
+
+    /// Brings the slots of a key into the cache, ahead of [`FlowTable::lookup`]. Loads of
+    /// several keys in a row overlap, which is what makes a burst cheaper than its
+    /// packets.
+    #[inline]
+    pub fn warm(&self, key: &FlowKey, hash: FlowHash) {
+        std::hint::black_box(if key.is_v4() { self.v4.warm(hash) } else { self.v6.warm(hash) });
+    }
+
+    /// The flow of a key, allowed or cut, current or stale.
+    ///
+    /// An entry that another worker is changing at this very moment is not found; since
+    /// all packets of a flow come to one worker, nobody looks for it then.
+    #[inline]
+    pub fn lookup(&self, key: &FlowKey, hash: FlowHash) -> Option<(FlowRef, Flow)> {
+        if key.is_v4() {
+            self.v4.find(hash, &key.to_v4_words()).map(|s| from_v4(&s))
+        } else {
+            self.v6.find(hash, &key.to_v6_words()).map(|s| from_v6(&s))
+        }
+    }
+
+    /// Enters a flow whose first packet was seen `now`. Replaces an entry of the same
+    /// key. In a full table an expired flow makes room, else the longest silent of those
+    /// that yield ([`FlowState::yields`]).
+    ///
+    /// # Errors
+    /// [`TableFull`]: the packet must be judged without an entry.
+    pub fn insert(
+        &self,
+        key: &FlowKey,
+        hash: FlowHash,
+        new: &NewFlow,
+        now: Tick,
+    ) -> Result<Inserted, TableFull> {
+        let record = Record {
+            initiator: new.initiator,
+            denied: false,
+            seen: Seen::default().with(new.initiator, new.tcp_flags),
+            last_seen: now,
+            ifindex: new.ifindex,
+            stamp: new.stamp,
+            counts: 0,
+        };
+        let v6 = !key.is_v4();
+        let placed = if v6 {
+            let victim = |s: &Snapshot<V6_KEY_WORDS>| gladness(&from_v6(s).1, now);
+            self.v6.insert(hash, &key.to_v6_words(), &record, victim)
+        } else {
+            let victim = |s: &Snapshot<V4_KEY_WORDS>| gladness(&from_v4(s).1, now);
+            self.v4.insert(hash, &key.to_v4_words(), &record, victim)
+        };
+        let placed = placed.ok_or(TableFull)?;
+        Ok(Inserted { flow: FlowRef { v6, handle: placed.handle }, evicted: placed.evicted })
+    }
+
+    /// Notes a packet that `side` sent. Costs no store unless the tick or the flags seen
+    /// change. False if the flow is gone.
+    #[inline]
+    pub fn touch(&self, flow: FlowRef, side: Side, tcp_flags: u8, now: Tick) -> bool {
+        if flow.v6 {
+            self.v6.touch(flow.handle, side, tcp_flags, now)
+        } else {
+            self.v4.touch(flow.handle, side, tcp_flags, now)
+        }
+    }
+
+    /// Gives the flow a new verdict: everything that depends on it changes at once.
+    /// Returns the flow's new name, `None` if it is gone.
+    pub fn rejudge(
+        &self,
+        flow: FlowRef,
+        denied: bool,
+        stamp: u64,
+        ifindex: [u32; 2],
+    ) -> Option<FlowRef> {
+        let change = |record: &mut Record| {
+            record.denied = denied;
+            record.stamp = stamp;
+            record.ifindex = ifindex;
+        };
+        let handle = if flow.v6 {
+            self.v6.update(flow.handle, change)
+        } else {
+            self.v4.update(flow.handle, change)
+        };
+        handle.map(|handle| FlowRef { v6: flow.v6, handle })
+    }
+
+    /// Forgets a flow. False if it was gone already.
+    pub fn delete(&self, flow: FlowRef) -> bool {
+        if flow.v6 { self.v6.delete(flow.handle) } else { self.v4.delete(flow.handle) }
+    }
+
+    /// Looks at the next `budget` slots of the cursor's part and forgets flows whose time
+    /// is over. Returns how many.
+    pub fn expire(&self, cursor: &mut ExpiryCursor, now: Tick, budget: usize) -> usize {
+        let slots = self.v4.slots() + self.v6.slots();
+        let mut expired = 0;
+        for _ in 0..budget {
+            if cursor.next >= slots {
+                cursor.next = cursor.worker;
+            }
+            if let Some((flow, state)) = read_slot(&self.v4, &self.v6, cursor.next)
+                && state.is_expired(now)
+                && self.delete(flow)
+            {
+                expired += 1;
+            }
+            cursor.next += cursor.workers;
+        }
+        expired
+    }
+
+    /// Frees slots that a dead writer left half written. Only while no worker runs: at
+    /// start. Returns how many.
+    pub fn sweep(&self) -> usize {
+        self.v4.sweep() + self.v6.sweep()
+    }
+
+    /// Every flow, each as it stood when the walk came by.
+    pub fn iter(&self) -> impl Iterator<Item = Flow> {
+        walk(&self.v4, &self.v6)
+    }
+}
+
+/// The flow table for those who only look: the CLI.
+#[derive(Debug)]
+pub struct FlowView<W> {
+    v4: V4<W>,
+    v6: V6<W>,
+}
+
+impl<W: Words> FlowView<W> {
+    /// A view of the regions of a [`FlowTable`]; the memory may be mapped read-only.
+    ///
+    /// # Errors
+    /// [`FlowTableError::Size`].
+    pub fn new(v4: W, v6: W) -> Result<Self, FlowTableError> {
+        let (v4, v6) = regions(v4, v6)?;
+        Ok(Self { v4, v6 })
+    }
+
+    /// Every flow, each as it stood when the walk came by.
+    pub fn iter(&self) -> impl Iterator<Item = Flow> {
+        walk(&self.v4, &self.v6)
+    }
+
+    /// Entries that the IPv4 and the IPv6 region can hold.
+    pub fn capacity(&self) -> (usize, usize) {
+        (self.v4.slots(), self.v6.slots())
+    }
+}
+
+/// How gladly a flow makes room: expired ones first, then by silence.
+fn gladness(flow: &Flow, now: Tick) -> Option<u32> {
+    if flow.is_expired(now) {
+        return Some(u32::MAX);
+    }
+    flow.state().yields().then(|| now.since(flow.last_seen))
+}
+
+fn walk<W: Words>(v4: &V4<W>, v6: &V6<W>) -> impl Iterator<Item = Flow> {
+    (0..v4.slots() + v6.slots()).filter_map(|slot| read_slot(v4, v6, slot)).map(|(_, flow)| flow)
+}
+
+/// Slots are numbered through both regions, IPv4 first.
+fn read_slot<W: Words>(v4: &V4<W>, v6: &V6<W>, slot: usize) -> Option<(FlowRef, Flow)> {
+    match slot.checked_sub(v4.slots()) {
+        None => v4.read_slot(slot).map(|s| from_v4(&s)),
+        Some(slot) => v6.read_slot(slot).map(|s| from_v6(&s)),
+    }
+}
+
+fn from_v4(s: &Snapshot<V4_KEY_WORDS>) -> (FlowRef, Flow) {
+    (FlowRef { v6: false, handle: s.handle }, flow(FlowKey::from_v4_words(&s.key), &s.record))
+}
+
+fn from_v6(s: &Snapshot<V6_KEY_WORDS>) -> (FlowRef, Flow) {
+    (FlowRef { v6: true, handle: s.handle }, flow(FlowKey::from_v6_words(&s.key), &s.record))
+}
+
+fn flow(key: FlowKey, record: &Record) -> Flow {
+    let &Record { initiator, denied, seen, last_seen, ifindex, stamp, counts } = record;
+    let [a, b, c, d, e, f, g, h] = counts.to_be_bytes();
+    Flow {
+        key,
+        initiator,
+        denied,
+        seen,
+        last_seen,
+        ifindex,
+        stamp,
+        punted: u32::from_be_bytes([e, f, g, h]),
+        returned: u32::from_be_bytes([a, b, c, d]),
+    }
+}
