@@ -19,9 +19,14 @@ pub mod addr;
 pub mod addrmap;
 pub mod classify;
 pub mod counters;
+pub mod flow;
 pub mod gate;
 pub mod mem;
 pub mod policy;
+#[cfg(not(loom))]
+pub mod publish;
+#[cfg(not(loom))]
+pub mod saved;
 #[cfg(not(loom))]
 pub mod seal;
 pub mod sync;

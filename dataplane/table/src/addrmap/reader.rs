@@ -3,6 +3,8 @@
 #[cfg(not(loom))]
 use std::os::fd::BorrowedFd;
 
+#[cfg(not(loom))]
+use super::AddressMapWriter;
 use super::{
     AddressMapError, FORMAT_VERSION, FREE, H_EPOCH, H_GENERATION, H_LIVE, H_MAGIC, H_SEED, H_SLOTS,
     H_VERSION, HEADER_WORDS, LIVE, MAGIC, MAX_SLOTS, S_CTL, S_HIGH, S_LOW, S_VALUE, SLOT_WORDS,
@@ -24,6 +26,10 @@ use crate::{
 /// takes some ten nanoseconds; a writer that was preempted in it is not waited
 /// for.
 const ATTEMPTS: usize = if cfg!(loom) { 3 } else { 64 };
+
+/// How often a snapshot is begun anew because the map changed meanwhile.
+#[cfg(not(loom))]
+const SNAPSHOTS: usize = 16;
 
 /// An address map to read, generic over where its words live.
 #[derive(Debug)]
@@ -179,6 +185,34 @@ impl<W: Words> AddressMap<W> {
                 Slot::Busy => None,
             })?
         })
+    }
+
+    /// A copy of the map as bytes, to be saved; [`AddressMap::from_fd`] reads it
+    /// back from a sealed memory file. Its seed and its epoch are new.
+    ///
+    /// # Errors
+    /// [`AddressMapError::Full`] if the map holds more than its writer can have
+    /// put there.
+    #[cfg(not(loom))]
+    pub fn snapshot(&self) -> Result<Vec<u8>, AddressMapError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let epoch = self.epoch();
+            let mut copy = AddressMapWriter::private(self.generation, self.capacity())?;
+            for (address, class) in self.iter().filter(|&(_, class)| class != UNSETTLED) {
+                copy.insert(address, class)?;
+            }
+            // Nothing moved meanwhile, or the writer never rests: then an entry
+            // may be missing, and the next saving will have it.
+            if self.epoch() == epoch || attempt == SNAPSHOTS {
+                let words = copy.words().words();
+                return Ok(words
+                    .iter()
+                    .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+                    .collect());
+            }
+        }
     }
 
     #[inline]

@@ -17,9 +17,13 @@ mod encode;
 mod image;
 mod layout;
 mod prefix;
+#[cfg(all(test, not(loom)))]
+mod properties;
 mod table;
 #[cfg(all(test, not(loom)))]
 mod tests;
+#[cfg(all(test, not(loom)))]
+pub(crate) use tests::small as small_image;
 
 pub use decode::DecodeError;
 pub use encode::{EncodeError, encode};

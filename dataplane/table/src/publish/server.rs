@@ -1,0 +1,372 @@
+//! The dataplane's side: listen, greet, check, hand over, answer.
+//!
+//! Made for a plain thread: [`Listener::poll`] blocks up to a timeout and gives
+//! at most one event. Everything that can be refused without asking the caller
+//! is refused here, before a generation is handed out.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::PollFlags,
+    fs::{self, AtFlags, CWD, FlockOperation, Mode, OFlags},
+    io::Errno,
+    net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen,
+        socket_with,
+    },
+    process::geteuid,
+};
+
+use super::{
+    DIRECTORY_MODE, PublishError, SOCKET_MODE,
+    message::{Hello, Message, Receipt, Summary},
+    socket::{Connection, wait_any},
+};
+use crate::{
+    SOCKET_FILE,
+    addrmap::AddressMap,
+    classify::{Classifier, MappedClassifier},
+    mem::Mapping,
+    policy::PolicyTable,
+};
+use std::os::fd::AsFd;
+
+/// How long a new connection may take for its hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an answer may wait for room in the publisher's socket.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 8;
+
+/// What [`Listener::poll`] found.
+#[derive(Debug)]
+pub enum Event {
+    /// A publisher has connected and speaks our versions.
+    Connected {
+        /// What it calls itself.
+        software: String,
+    },
+    /// A generation has arrived and is valid. Answer with [`Listener::receipt`]
+    /// or [`Listener::refuse`].
+    Published(Box<ReceivedGeneration>),
+    /// Something was refused; the other side has been told. To be logged.
+    Refused {
+        /// The generation; `None` when a connection was refused.
+        generation: Option<u64>,
+        /// The words that were sent.
+        reason: String,
+    },
+    /// The publisher is gone. What is enforced stays so.
+    Disconnected,
+}
+
+/// A generation whose seals and content have been checked.
+#[derive(Debug)]
+pub struct ReceivedGeneration {
+    /// Its number: higher than every one accepted before.
+    pub generation: u64,
+    /// What the publisher says about it.
+    pub summary: Summary,
+    /// Table and address map, ready to judge.
+    pub classifier: MappedClassifier,
+    /// The table's memory file, to pass on or to keep.
+    pub policy_fd: OwnedFd,
+    /// The address map's memory file, to pass on or to keep.
+    pub addresses_fd: OwnedFd,
+}
+
+/// The one publisher, and how far it has got.
+#[derive(Debug)]
+enum Session {
+    None,
+    /// Until then its hello must come.
+    Greeting(Connection, Instant),
+    Ready(Connection),
+}
+
+impl Session {
+    fn connection(&self) -> Option<&Connection> {
+        match self {
+            Session::None => None,
+            Session::Greeting(connection, _) | Session::Ready(connection) => Some(connection),
+        }
+    }
+}
+
+/// The dataplane's publishing socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    path: PathBuf,
+    /// Locked as long as this dataplane lives.
+    _directory: OwnedFd,
+    software: String,
+    generation: u64,
+    session: Session,
+}
+
+impl Listener {
+    /// Takes the run directory (made if missing, then 0700, locked against a
+    /// second dataplane) and listens on the socket in it.
+    ///
+    /// `software` is what this program calls itself; `generation` the last one
+    /// that it enforces (0 = none), for example from before a restart.
+    ///
+    /// # Errors
+    /// [`PublishError`]: `InUse`, `ForeignDirectory`, or `Listen` with the step.
+    pub fn bind(run_dir: &Path, software: &str, generation: u64) -> Result<Listener, PublishError> {
+        let path = run_dir.join(SOCKET_FILE);
+        let directory = take_directory(run_dir)?;
+        let failed = |step| {
+            let path = path.clone();
+            move |e: Errno| PublishError::Listen { path, step, source: io::Error::from(e) }
+        };
+        let address = SocketAddrUnix::new(&path).map_err(failed("the path is too long"))?;
+        // The lock is ours, so a socket file can only be a dead dataplane's.
+        match fs::unlinkat(CWD, &path, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(failed("unlink")(error)),
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+            .map_err(failed("socket"))?;
+        bind(&socket, &address).map_err(failed("bind"))?;
+        // Between bind and chmod the directory's mode keeps others out.
+        fs::chmod(&path, SOCKET_MODE).map_err(failed("chmod"))?;
+        listen(&socket, BACKLOG).map_err(failed("listen"))?;
+        Ok(Listener {
+            socket,
+            path,
+            _directory: directory,
+            software: software.to_owned(),
+            generation,
+            session: Session::None,
+        })
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The last generation accepted; 0 = none.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether a publisher is connected.
+    pub fn has_publisher(&self) -> bool {
+        matches!(self.session, Session::Ready(_))
+    }
+
+    /// Waits up to `timeout` for something to happen. `None` when nothing did
+    /// that the caller has to know.
+    ///
+    /// # Errors
+    /// [`PublishError::Io`] when the listening socket itself fails. A publisher
+    /// that misbehaves is no error but [`Event::Refused`] or
+    /// [`Event::Disconnected`].
+    pub fn poll(&mut self, timeout: Duration) -> Result<Option<Event>, PublishError> {
+        let mut wait = timeout;
+        if let Session::Greeting(_, deadline) = self.session {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let seconds = HELLO_TIMEOUT.as_secs();
+                let event = self.turn_away(format!("no hello came within {seconds} seconds"));
+                return Ok(Some(event));
+            }
+            wait = wait.min(left);
+        }
+        // The session first: a publisher that has gone makes room for the next.
+        let mut descriptors = Vec::with_capacity(2);
+        descriptors.extend(self.session.connection().map(|c| (c.as_fd(), PollFlags::IN)));
+        descriptors.push((self.socket.as_fd(), PollFlags::IN));
+        let listening = descriptors.len() - 1;
+        match wait_any(&descriptors, wait)? {
+            None => Ok(None),
+            Some(index) if index == listening => self.accept(),
+            Some(_) => Ok(self.serve()),
+        }
+    }
+
+    /// Tells the publisher that all workers enforce a generation. If it is gone
+    /// meanwhile, nothing happens; its hello-to-be will tell it.
+    pub fn receipt(&mut self, receipt: Receipt) {
+        self.generation = self.generation.max(receipt.generation);
+        self.answer(&Message::Receipt(receipt));
+    }
+
+    /// Tells the publisher why a generation is not enforced.
+    pub fn refuse(&mut self, generation: u64, reason: &str) {
+        let reason = reason.to_owned();
+        self.answer(&Message::Refused { generation: Some(generation), reason });
+    }
+
+    fn answer(&mut self, message: &Message) {
+        if let Session::Ready(connection) = &self.session
+            && connection.send(message, &[], SEND_TIMEOUT).is_err()
+        {
+            // It does not read, or is gone; the next poll would find the same.
+            self.session = Session::None;
+        }
+    }
+
+    fn accept(&mut self) -> Result<Option<Event>, PublishError> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = match accept_with(&self.socket, flags) {
+            Ok(socket) => socket,
+            // It went away again, or a signal came.
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
+            Err(error) => return Err(io::Error::from(error).into()),
+        };
+        let connection = match Connection::new(socket) {
+            Ok(connection) => connection,
+            Err(error) => {
+                return Ok(Some(Event::Refused { generation: None, reason: error.to_string() }));
+            }
+        };
+        if self.session.connection().is_some() {
+            let reason = "another publisher is connected; only one weir-control may run on a node"
+                .to_owned();
+            let refusal = Message::Refused { generation: None, reason: reason.clone() };
+            _ = connection.send(&refusal, &[], Duration::ZERO);
+            return Ok(Some(Event::Refused { generation: None, reason }));
+        }
+        self.session = Session::Greeting(connection, Instant::now() + HELLO_TIMEOUT);
+        Ok(None)
+    }
+
+    /// Reads what the publisher sent.
+    fn serve(&mut self) -> Option<Event> {
+        let received = match self.session.connection()?.try_receive() {
+            Ok(received) => received?,
+            Err(PublishError::Message { problem }) => return Some(self.turn_away(problem)),
+            Err(_) => {
+                let was_ready = self.has_publisher();
+                self.session = Session::None;
+                return was_ready.then_some(Event::Disconnected);
+            }
+        };
+        match (std::mem::replace(&mut self.session, Session::None), received.0) {
+            (Session::Greeting(connection, _), Message::Hello(hello)) => {
+                Some(self.greet(connection, &hello))
+            }
+            (Session::Ready(connection), Message::Publish { generation, summary }) => {
+                self.session = Session::Ready(connection);
+                match self.check(generation, summary, received.1) {
+                    Ok(received) => Some(Event::Published(Box::new(received))),
+                    Err(reason) => {
+                        self.refuse(generation, &reason);
+                        Some(Event::Refused { generation: Some(generation), reason })
+                    }
+                }
+            }
+            (session, other) => {
+                self.session = session;
+                Some(self.turn_away(format!("out of turn: {other:?}")))
+            }
+        }
+    }
+
+    fn greet(&mut self, connection: Connection, hello: &Hello) -> Event {
+        // Ours goes out in any case: the other side can then say what differs.
+        let ours = Message::Hello(Hello::new(&self.software, self.generation));
+        if connection.send(&ours, &[], SEND_TIMEOUT).is_err() {
+            return Event::Disconnected;
+        }
+        match hello.check() {
+            Ok(()) => {
+                self.session = Session::Ready(connection);
+                Event::Connected { software: hello.software.clone() }
+            }
+            Err(error) => Event::Refused { generation: None, reason: error.to_string() },
+        }
+    }
+
+    /// Ends the session in words.
+    fn turn_away(&mut self, reason: String) -> Event {
+        if let Some(connection) = self.session.connection() {
+            let refusal = Message::Refused { generation: None, reason: reason.clone() };
+            _ = connection.send(&refusal, &[], Duration::ZERO);
+        }
+        self.session = Session::None;
+        Event::Refused { generation: None, reason }
+    }
+
+    /// Checks everything about a generation; the error is the refusal's reason.
+    fn check(
+        &self,
+        generation: u64,
+        summary: Summary,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<ReceivedGeneration, String> {
+        if generation <= self.generation {
+            return Err(format!(
+                "generation {generation} is not newer than generation {}, which is enforced; \
+                 connect again to learn where to count on",
+                self.generation
+            ));
+        }
+        let [policy_fd, addresses_fd] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|got| {
+            format!(
+                "{} descriptors came along; a generation has two, policy table and address map",
+                got.len()
+            )
+        })?;
+        let classifier = classifier_from_fds(&policy_fd, &addresses_fd)?;
+        if classifier.generation() != generation {
+            return Err(format!(
+                "the table says generation {}, the message {generation}",
+                classifier.generation()
+            ));
+        }
+        Ok(ReceivedGeneration { generation, summary, classifier, policy_fd, addresses_fd })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Still under the lock, so this is our own socket file.
+        _ = fs::unlinkat(CWD, &self.path, AtFlags::empty());
+    }
+}
+
+fn classifier_from_fds(policy: &OwnedFd, addresses: &OwnedFd) -> Result<MappedClassifier, String> {
+    let mapping = Mapping::of_sealed(policy.as_fd(), "policy table").map_err(|e| e.to_string())?;
+    let table = PolicyTable::from_bytes(mapping).map_err(|e| e.to_string())?;
+    let addresses = AddressMap::from_fd(addresses.as_fd()).map_err(|e| e.to_string())?;
+    Classifier::new(table, addresses).map_err(|e| e.to_string())
+}
+
+/// Makes sure that the run directory is there, ours, closed to others and not
+/// taken by another dataplane; gives it locked.
+fn take_directory(path: &Path) -> Result<OwnedFd, PublishError> {
+    let failed = |step| {
+        move |e: Errno| PublishError::Listen {
+            path: path.to_owned(),
+            step,
+            source: io::Error::from(e),
+        }
+    };
+    match fs::mkdir(path, DIRECTORY_MODE) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(failed("mkdir")(error)),
+    }
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+    let directory = fs::open(path, flags, Mode::empty()).map_err(failed("open"))?;
+    let stat = fs::fstat(&directory).map_err(failed("fstat"))?;
+    if stat.st_uid != geteuid().as_raw() {
+        return Err(PublishError::ForeignDirectory { path: path.to_owned(), uid: stat.st_uid });
+    }
+    fs::fchmod(&directory, DIRECTORY_MODE).map_err(failed("chmod"))?;
+    match fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(directory),
+        Err(Errno::WOULDBLOCK) => Err(PublishError::InUse { path: path.to_owned() }),
+        Err(error) => Err(failed("flock")(error)),
+    }
+}
