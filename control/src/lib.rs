@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod agent;
 pub mod cli;
 pub mod compile;
 pub mod eval;
@@ -22,4 +23,5 @@ pub mod explain;
 pub mod index;
 pub mod model;
 pub mod oracle;
+pub mod publisher;
 pub mod source;

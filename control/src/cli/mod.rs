@@ -26,7 +26,11 @@ const USAGE: u8 = 2;
 
 /// Kubernetes NetworkPolicy verdicts: evaluate, explain, watch.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, about)]
+#[command(
+    name = "weir",
+    version,
+    about = "Kubernetes NetworkPolicy verdicts: evaluate, explain, watch"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

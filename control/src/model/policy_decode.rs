@@ -47,8 +47,7 @@ pub(super) fn decode(
 
     let refused = problems.refusals() > 0 || decoded.selector.is_none();
     let key = namespace.map(|ns| ObjectKey::new(ns, name.as_deref().unwrap_or("(unnamed)")));
-    let consequence =
-        if refused { consequence(key.as_ref(), &decoded) } else { String::new() };
+    let consequence = if refused { consequence(key.as_ref(), &decoded) } else { String::new() };
     let object = match &key {
         Some(key) => format!("NetworkPolicy {key}"),
         None => format!("NetworkPolicy ?/{}", name.as_deref().unwrap_or("(unnamed)")),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 /// How long the folder must be quiet before it is read.
@@ -15,7 +16,7 @@ pub const QUIET: Duration = Duration::from_millis(4);
 /// How long after the first event it is read in any case.
 pub const PATIENCE: Duration = Duration::from_millis(20);
 /// How often it is looked at without any event; links can lead to places that are not watched.
-pub const RESCAN: Duration = Duration::from_secs(5);
+pub const RESCAN: Duration = Duration::from_secs(2);
 
 /// Why the wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl Handle {
 pub struct Watch {
     messages: Receiver<Message>,
     handle: Handle,
-    _watcher: RecommendedWatcher,
+    watcher: RecommendedWatcher,
 }
 
 impl Watch {
@@ -70,22 +71,18 @@ impl Watch {
     /// not exist).
     pub fn new(path: &Path) -> notify::Result<Self> {
         let (sender, messages) = channel();
-        let handle = Handle(sender.clone());
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            // An error (an overflowing queue) means that something may have been missed.
-            let matters = event.map_or(true, |event| match event.kind {
-                EventKind::Access(kind) => {
-                    use notify::event::{AccessKind, AccessMode};
-                    kind == AccessKind::Close(AccessMode::Write)
-                }
-                _ => true,
-            });
-            if matters {
-                let _ = sender.send(Message::Event(Instant::now()));
-            }
-        })?;
-        watcher.watch(&target(path), RecursiveMode::Recursive)?;
-        Ok(Self { messages, handle, _watcher: watcher })
+        let handle = Handle(sender);
+        let watcher = begin(path, handle.clone())?;
+        Ok(Self { messages, handle, watcher })
+    }
+
+    /// Watches another folder, or the one that took this one's place, instead.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; the old watch goes on then.
+    pub fn renew(&mut self, path: &Path) -> notify::Result<()> {
+        self.watcher = begin(path, self.handle.clone())?;
+        Ok(())
     }
 
     /// A handle to stop the wait.
@@ -112,6 +109,22 @@ impl Watch {
             }
         }
     }
+}
+
+fn begin(path: &Path, handle: Handle) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        // An error (an overflowing queue) means that something may have been missed.
+        let matters = event.map_or(true, |event| match event.kind {
+            EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+            _ => true,
+        });
+        if matters {
+            // A closed channel means that the watch is going away.
+            let _ = handle.0.send(Message::Event(Instant::now()));
+        }
+    })?;
+    watcher.watch(&target(path), RecursiveMode::Recursive)?;
+    Ok(watcher)
 }
 
 /// A single file is watched through its folder: a rename replaces the inode that a watch is on.

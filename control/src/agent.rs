@@ -1,0 +1,198 @@
+//! The control process: watch the source, compile, hand over to the courier.
+//!
+//! Two threads: this one reads, compiles and logs; the courier (see `publisher`) talks to the
+//! dataplane. What is logged about the input is logged once, when it appears, and once more when it
+//! is settled.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tracing::{error, info, warn};
+
+use crate::compile::{Compiled, compile};
+use crate::index::{Changes, Index};
+use crate::model::{Complaint, Severity};
+use crate::publisher::{Desired, Mailbox};
+use crate::source::watch::{Handle, Wake, Watch};
+use crate::source::{Folder, State};
+
+/// Follows a folder and puts every new state into the mailbox.
+#[derive(Debug)]
+pub struct Agent {
+    folder: Folder,
+    watch: Watch,
+    /// Device and inode of what is watched; another one means that the watch sees nothing any more.
+    watched: Option<(u64, u64)>,
+    node: Option<String>,
+    mailbox: Arc<Mailbox>,
+    index: Index,
+    /// The compiler's last result, and the image as it was handed over.
+    compiled: Option<(Compiled, Desired)>,
+    complaints: BTreeSet<(u8, String)>,
+    skipped: Option<String>,
+}
+
+impl Agent {
+    /// Begins to watch; nothing is read yet.
+    ///
+    /// # Errors
+    /// The folder does not exist or cannot be watched.
+    pub fn new(path: &Path, node: Option<String>, mailbox: Arc<Mailbox>) -> Result<Self> {
+        fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let watch =
+            Watch::new(path).with_context(|| format!("{} cannot be watched", path.display()))?;
+        Ok(Self {
+            folder: Folder::new(path),
+            watch,
+            watched: identity(path),
+            node,
+            mailbox,
+            index: Index::default(),
+            compiled: None,
+            complaints: BTreeSet::new(),
+            skipped: None,
+        })
+    }
+
+    /// A handle that ends [`Self::run`].
+    pub fn handle(&self) -> Handle {
+        self.watch.handle()
+    }
+
+    /// Reads, and reads again at every change, until stopped.
+    pub fn run(mut self) {
+        self.refresh(Instant::now());
+        loop {
+            match self.watch.wait() {
+                Wake::Changed(since) => self.refresh(since),
+                Wake::Rescan => self.refresh(Instant::now()),
+                Wake::Stop => return,
+            }
+        }
+    }
+
+    fn refresh(&mut self, since: Instant) {
+        self.renew_watch();
+        let state = match self.folder.refresh() {
+            Ok(state) => state,
+            Err(error) => {
+                let text = format!(
+                    "{} cannot be listed: {error}; what was read last stays in force",
+                    self.folder.path().display()
+                );
+                self.log(vec![(Severity::Refused, text)]);
+                return;
+            }
+        };
+        let changes = self.index.sync(&state.loaded.objects);
+        self.report(&state);
+        if changes.any() || self.compiled.is_none() {
+            self.compile(changes, since);
+        }
+    }
+
+    /// If the folder was replaced by another of its name, watches that one.
+    fn renew_watch(&mut self) {
+        if identity(self.folder.path()) == self.watched {
+            return;
+        }
+        // If it is gone, listing it says so; the next rescan looks again.
+        let identity = identity(self.folder.path());
+        if identity.is_some() && self.watch.renew(self.folder.path()).is_ok() {
+            info!("{} was replaced: watching the new one", self.folder.path().display());
+            self.watched = identity;
+        }
+    }
+
+    fn compile(&mut self, changes: Changes, since: Instant) {
+        if let Some((compiled, desired)) = &mut self.compiled
+            && !changes.policies
+            && !changes.namespaces
+            && let Some(addresses) = compiled.reclassify(&self.index)
+        {
+            if desired.addresses != addresses {
+                desired.addresses = addresses;
+                self.mailbox.put(desired.clone(), since);
+            }
+            return;
+        }
+        let begin = Instant::now();
+        let compiled = compile(&self.index);
+        let image = match &self.compiled {
+            // The same image: the table in force says it all already.
+            Some((_, before)) if *before.image == compiled.image => Arc::clone(&before.image),
+            _ => Arc::new(compiled.image.clone()),
+        };
+        let desired = Desired { image, addresses: compiled.addresses.clone() };
+        let unchanged = self.compiled.as_ref().is_some_and(|(_, before)| {
+            Arc::ptr_eq(&before.image, &desired.image) && before.addresses == desired.addresses
+        });
+        info!(
+            namespaces = self.index.namespaces().len(),
+            pods = self.index.pods().len(),
+            pods_here = self.pods_here(),
+            policies = self.index.policies().len(),
+            refused_policies = self.index.policies().filter(|policy| policy.refused).count(),
+            compile_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX),
+            changed = !unchanged,
+            "compiled"
+        );
+        if !unchanged {
+            self.mailbox.put(desired.clone(), since);
+        }
+        self.compiled = Some((compiled, desired));
+    }
+
+    /// Pods of this node, if its name was given. The table holds all pods: both ends of a
+    /// connection are judged, and explained, on either node.
+    fn pods_here(&self) -> Option<usize> {
+        let node = self.node.as_deref()?;
+        Some(self.index.pods().filter(|pod| pod.node.as_deref() == Some(node)).count())
+    }
+
+    fn report(&mut self, state: &State) {
+        let mut lines: Vec<(Severity, String)> = Vec::new();
+        let conflicts = self.index.conflicts();
+        for complaint in state.loaded.complaints.iter().chain(&conflicts) {
+            lines.push((complaint.severity, Complaint::to_string(complaint)));
+        }
+        self.log(lines);
+        let skipped = state.loaded.skipped_in_words();
+        if skipped != self.skipped {
+            if let Some(words) = &skipped {
+                info!("{words}");
+            }
+            self.skipped = skipped;
+        }
+    }
+
+    /// Logs what is new, and that what was logged before is settled.
+    fn log(&mut self, lines: Vec<(Severity, String)>) {
+        let now: BTreeSet<(u8, String)> =
+            lines.into_iter().map(|(severity, text)| (severity as u8, text)).collect();
+        for (severity, text) in now.difference(&self.complaints) {
+            if *severity == Severity::Refused as u8 {
+                error!("refused: {text}");
+            } else {
+                warn!("{text}");
+            }
+        }
+        for (_, text) in self.complaints.difference(&now) {
+            info!("settled: {text}");
+        }
+        if now != self.complaints {
+            let refused = now.iter().filter(|(s, _)| *s == Severity::Refused as u8).count();
+            info!(refused, complaints = now.len(), "state of the input");
+        }
+        self.complaints = now;
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}

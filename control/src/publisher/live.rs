@@ -1,0 +1,133 @@
+//! One generation in shared memory: the sealed table and the address map that goes with it.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use weir_table::Address;
+use weir_table::addrmap::{AddressMapError, AddressMapWriter};
+use weir_table::mem::SharedWords;
+use weir_table::policy::{ClassId, EncodeError, PolicyImage, encode};
+use weir_table::seal::{SealError, sealed_copy};
+
+/// What the dataplane is to enforce.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// The image, unnumbered.
+    pub image: Arc<PolicyImage>,
+    /// Every pod address and its class in that image, each address once.
+    pub addresses: Vec<(Address, u32)>,
+}
+
+/// Why a generation could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The policies exceed the table's format.
+    #[error("the policies do not fit the table: {0}")]
+    Encode(#[from] EncodeError),
+    /// No memory file.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// No address map.
+    #[error(transparent)]
+    Addresses(#[from] AddressMapError),
+}
+
+/// How many addresses were changed in place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Update {
+    /// New, or of another class than before.
+    pub set: usize,
+    /// Gone.
+    pub removed: usize,
+}
+
+/// A generation whose memory the dataplane maps.
+#[derive(Debug)]
+pub struct Live {
+    /// Its number.
+    pub generation: u64,
+    /// The image that it was made of.
+    pub image: Arc<PolicyImage>,
+    /// Size of the encoded table, in bytes.
+    pub bytes: usize,
+    table: OwnedFd,
+    map: AddressMapWriter<SharedWords>,
+    addresses: BTreeMap<Address, u32>,
+}
+
+impl Live {
+    /// Encodes and seals a table and fills an address map with room to grow.
+    ///
+    /// # Errors
+    /// [`LiveError`]; what the dataplane has is untouched.
+    pub fn create(generation: u64, desired: &Desired) -> Result<Self, LiveError> {
+        let numbered = PolicyImage { generation, ..PolicyImage::clone(&desired.image) };
+        let bytes = encode(&numbered)?;
+        let table = sealed_copy("weir-policy", &bytes)?;
+        // Twice what there is: pods come and go without a new generation.
+        let room = desired.addresses.len() * 2 + 64;
+        let mut map = AddressMapWriter::create(generation, room)?;
+        for (address, class) in &desired.addresses {
+            map.insert(*address, ClassId(*class))?;
+        }
+        Ok(Self {
+            generation,
+            image: Arc::clone(&desired.image),
+            bytes: bytes.len(),
+            table,
+            map,
+            addresses: desired.addresses.iter().copied().collect(),
+        })
+    }
+
+    /// The sealed table.
+    pub fn table(&self) -> BorrowedFd<'_> {
+        self.table.as_fd()
+    }
+
+    /// The address map; absent only for a map that is in no memory file.
+    pub fn map(&self) -> Option<BorrowedFd<'_>> {
+        self.map.fd()
+    }
+
+    /// How many addresses are mapped.
+    pub fn addresses(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// Whether this generation's image is the one wanted.
+    pub fn is_of(&self, image: &Arc<PolicyImage>) -> bool {
+        Arc::ptr_eq(&self.image, image) || self.image == *image
+    }
+
+    /// Makes the address map say what is wanted, address by address, while the dataplane reads it.
+    ///
+    /// # Errors
+    /// [`AddressMapError::Full`]: a new generation is needed, with a larger map. Addresses already
+    /// changed are right; the others are as before.
+    pub fn update(&mut self, wanted: &[(Address, u32)]) -> Result<Update, AddressMapError> {
+        let wanted: BTreeMap<Address, u32> = wanted.iter().copied().collect();
+        let mut update = Update::default();
+        // Removals first: they make room.
+        let gone: Vec<Address> = self
+            .addresses
+            .keys()
+            .filter(|address| !wanted.contains_key(address))
+            .copied()
+            .collect();
+        for address in gone {
+            self.map.remove(address);
+            self.addresses.remove(&address);
+            update.removed += 1;
+        }
+        for (address, class) in wanted {
+            if self.addresses.get(&address) != Some(&class) {
+                self.map.insert(address, ClassId(class))?;
+                self.addresses.insert(address, class);
+                update.set += 1;
+            }
+        }
+        Ok(update)
+    }
+}

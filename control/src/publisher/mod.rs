@@ -1,0 +1,286 @@
+//! Brings the wanted state to the dataplane and keeps it there.
+//!
+//! ```text
+//!   agent ──put──► Mailbox (the latest wanted state, no queue) ──► Courier (a thread)
+//!                                                                    │ connect, back off
+//!                                                                    │ Live: memfds
+//!                                                                    ▼
+//!                                                                dataplane.sock
+//! ```
+//!
+//! Invariants:
+//! * only the latest state is ever sent; what was overtaken is skipped;
+//! * a dataplane that was away, or was restarted, gets the present state as a new generation as soon
+//!   as it is there again;
+//! * a generation number is used once: it is above the dataplane's last and above our last;
+//! * if only addresses changed, and to classes that the present generation has, they are changed in
+//!   place and no generation is made.
+
+mod live;
+
+pub use live::{Desired, Live, LiveError, Update};
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use tracing::{error, info, warn};
+use weir_table::publish::{PublishError, Publisher, Summary};
+
+/// Shortest wait before the dataplane is tried again.
+const BACK_OFF_MIN: Duration = Duration::from_millis(50);
+/// Longest wait before the dataplane is tried again.
+const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+/// How long an answer of the dataplane is waited for.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a failure that goes on is logged again.
+const REMIND: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Default)]
+struct Slot {
+    wanted: Option<(Desired, Instant)>,
+    stop: bool,
+}
+
+/// Holds the latest wanted state for the courier.
+#[derive(Debug)]
+pub struct Mailbox {
+    slot: Mutex<Slot>,
+    bell: OwnedFd,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    ///
+    /// # Errors
+    /// The kernel gives no eventfd.
+    pub fn new() -> std::io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { slot: Mutex::default(), bell })
+    }
+
+    /// Replaces the wanted state; `since` is when its cause was noticed.
+    pub fn put(&self, desired: Desired, since: Instant) {
+        self.with(|slot| {
+            // The oldest cause that has not been served counts.
+            let since = slot.wanted.as_ref().map_or(since, |(_, before)| since.min(*before));
+            slot.wanted = Some((desired, since));
+        });
+        self.ring();
+    }
+
+    /// Ends the courier.
+    pub fn stop(&self) {
+        self.with(|slot| slot.stop = true);
+        self.ring();
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Slot) -> T) -> T {
+        // A panic while the lock was held cannot leave the two fields half written.
+        f(&mut self.slot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ring(&self) {
+        // It can only fail if the counter is full, and then the bell rings already.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    fn quiet(&self) {
+        let mut count = [0; 8];
+        // Nothing to read means that it did not ring.
+        let _ = rustix::io::read(&self.bell, &mut count);
+    }
+}
+
+/// The thread that publishes.
+#[derive(Debug)]
+pub struct Courier {
+    mailbox: Arc<Mailbox>,
+    socket: PathBuf,
+    summary: Summary,
+    connection: Option<Publisher>,
+    live: Option<Live>,
+    /// The present wanted state, and since when it is not yet enforced.
+    wanted: Option<Desired>,
+    pending: Option<Instant>,
+    last_generation: u64,
+    back_off: Duration,
+    complaint: Option<(String, Instant)>,
+}
+
+impl Courier {
+    /// A courier for a dataplane's socket; `source` is named in the summary.
+    pub fn new(mailbox: Arc<Mailbox>, socket: PathBuf, source: String) -> Self {
+        Self {
+            mailbox,
+            socket,
+            summary: Summary { source },
+            connection: None,
+            live: None,
+            wanted: None,
+            pending: None,
+            last_generation: 0,
+            back_off: BACK_OFF_MIN,
+            complaint: None,
+        }
+    }
+
+    /// Publishes until the mailbox says stop.
+    pub fn run(mut self) {
+        loop {
+            self.mailbox.quiet();
+            let (wanted, stop) = self.mailbox.with(|slot| (slot.wanted.take(), slot.stop));
+            if stop {
+                return;
+            }
+            if let Some((desired, since)) = wanted {
+                self.wanted = Some(desired);
+                self.pending = Some(self.pending.map_or(since, |before| before.min(since)));
+            }
+            if self.connection.as_ref().is_some_and(|connection| !connection.is_connected()) {
+                warn!("the dataplane closed the connection; it keeps enforcing what it has");
+                self.lost();
+            }
+            let wait = match self.deliver() {
+                Ok(()) => None,
+                Err(error) => {
+                    self.complain(&error);
+                    self.lost();
+                    let wait = self.back_off;
+                    self.back_off = (wait * 2).min(BACK_OFF_MAX);
+                    Some(wait)
+                }
+            };
+            self.sleep(wait);
+        }
+    }
+
+    fn lost(&mut self) {
+        self.connection = None;
+        // A new connection may be to a new dataplane, which has nothing.
+        self.pending.get_or_insert_with(Instant::now);
+    }
+
+    /// Waits for the bell, for the dataplane to hang up, or for the time given.
+    fn sleep(&self, timeout: Option<Duration>) {
+        let timeout = timeout.map(|timeout| Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        });
+        let mut fds = vec![PollFd::new(&self.mailbox.bell, PollFlags::IN)];
+        if let Some(connection) = &self.connection {
+            fds.push(PollFd::from_borrowed_fd(connection.as_fd(), PollFlags::IN));
+        }
+        // An interrupted wait is a short one.
+        let _ = poll(&mut fds, timeout.as_ref());
+    }
+
+    /// Makes the dataplane enforce what is wanted, if it does not already.
+    fn deliver(&mut self) -> Result<(), DeliveryError> {
+        let Some(since) = self.pending else { return Ok(()) };
+        let Some(desired) = self.wanted.clone() else { return Ok(()) };
+        if self.connection.is_some() && self.update_in_place(&desired, since) {
+            self.pending = None;
+            return Ok(());
+        }
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                let software = concat!("weir-control ", env!("CARGO_PKG_VERSION"));
+                let connection = Publisher::connect(&self.socket, software, TIMEOUT)?;
+                info!(
+                    socket = %self.socket.display(),
+                    dataplane = connection.dataplane_software(),
+                    generation = connection.dataplane_generation(),
+                    "connected to the dataplane"
+                );
+                self.last_generation = self.last_generation.max(connection.dataplane_generation());
+                self.connection.insert(connection)
+            }
+        };
+        let generation = self.last_generation + 1;
+        let live = Live::create(generation, &desired)?;
+        let map = live.map().ok_or(DeliveryError::NoMap)?;
+        // Used even if the answer is lost: the dataplane may have taken it.
+        self.last_generation = generation;
+        let receipt = connection.publish(generation, &self.summary, live.table(), map, TIMEOUT)?;
+        info!(
+            generation = receipt.generation,
+            workers = receipt.workers,
+            enforced_at_ns = receipt.enforced_at_ns,
+            took_us = micros(since),
+            policies = desired.image.policies.len(),
+            rules = desired.image.rules.len(),
+            classes = desired.image.classes.len(),
+            programs = desired.image.programs.len(),
+            addresses = live.addresses(),
+            bytes = live.bytes,
+            "generation enforced by all workers"
+        );
+        self.live = Some(live);
+        self.pending = None;
+        self.back_off = BACK_OFF_MIN;
+        self.complaint = None;
+        Ok(())
+    }
+
+    /// Changes addresses of the present generation, if that is all there is to do.
+    fn update_in_place(&mut self, desired: &Desired, since: Instant) -> bool {
+        let Some(live) = self.live.as_mut().filter(|live| live.is_of(&desired.image)) else {
+            return false;
+        };
+        match live.update(&desired.addresses) {
+            Ok(update) => {
+                if update != Update::default() {
+                    info!(
+                        generation = live.generation,
+                        set = update.set,
+                        removed = update.removed,
+                        took_us = micros(since),
+                        "addresses changed in place"
+                    );
+                }
+                true
+            }
+            Err(error) => {
+                info!(%error, "the address map cannot take the change: making a new generation");
+                false
+            }
+        }
+    }
+
+    /// Logs a failure once, and again now and then while it goes on.
+    fn complain(&mut self, failure: &DeliveryError) {
+        let text = failure.to_string();
+        let fresh = self
+            .complaint
+            .as_ref()
+            .is_none_or(|(before, at)| *before != text || at.elapsed() >= REMIND);
+        if !fresh {
+            return;
+        }
+        match failure {
+            DeliveryError::Publish(PublishError::Connect { .. }) => {
+                warn!("{text}; trying again");
+            }
+            _ => error!("{text}; trying again"),
+        }
+        self.complaint = Some((text, Instant::now()));
+    }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum DeliveryError {
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    #[error("the address map has no memory file")]
+    NoMap,
+}

@@ -1,0 +1,322 @@
+//! `weir-control` as a process, against a dataplane that accepts every valid generation.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use weir_table::SOCKET_FILE;
+use weir_table::classify::{Connection, MappedClassifier};
+use weir_table::publish::{Event, Listener, Receipt};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const PODS: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: web, labels: {app: web}}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: client, labels: {app: client}}
+status: {podIP: 10.0.0.2}
+";
+
+const DENY: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: deny}
+spec: {podSelector: {matchLabels: {app: web}}, ingress: []}
+";
+
+const ALLOW: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: shop, name: allow}
+spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}
+";
+
+/// A running weir-control, its folder and its log.
+struct Control {
+    child: Child,
+    log: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Control {
+    fn start(folder: &Path, socket: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_weir-control"))
+            .arg("--source")
+            .arg(format!("dir:{}", folder.display()))
+            .arg("--socket")
+            .arg(socket)
+            .env_remove("RUST_LOG")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (say, log) = channel();
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if say.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, log, seen: Vec::new() }
+    }
+
+    /// Waits until the log says something.
+    fn expect(&mut self, part: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.seen.iter().any(|line| line.contains(part)) {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.log.recv_timeout(left) {
+                Ok(line) => self.seen.push(line),
+                Err(_) => panic!("the log never said {part:?}:\n{}", self.seen.join("\n")),
+            }
+        }
+    }
+
+    fn stop(mut self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        let end = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "weir-control does not stop");
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Already gone if it was stopped.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The dataplane's side: takes the next generation and acknowledges it.
+struct Dataplane {
+    listener: Listener,
+    current: Option<MappedClassifier>,
+}
+
+impl Dataplane {
+    fn start(run_dir: &Path, generation: u64) -> Self {
+        let listener = Listener::bind(run_dir, "test-dataplane", generation).unwrap();
+        Self { listener, current: None }
+    }
+
+    fn poll(&mut self, timeout: Duration) -> Option<u64> {
+        let event = self.listener.poll(timeout).unwrap()?;
+        match event {
+            Event::Published(received) => {
+                let generation = received.generation;
+                self.listener.receipt(Receipt { generation, workers: 1, enforced_at_ns: 1 });
+                self.current = Some(received.classifier);
+                Some(generation)
+            }
+            Event::Refused { reason, .. } => panic!("refused: {reason}"),
+            Event::Connected { .. } | Event::Disconnected => None,
+        }
+    }
+
+    fn next(&mut self) -> u64 {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(generation) = self.poll(Duration::from_millis(50)) {
+                return generation;
+            }
+        }
+        panic!("no generation came");
+    }
+
+    fn allows(&self, src: &str, dst: &str) -> bool {
+        let connection = Connection {
+            src: src.parse().unwrap(),
+            dst: dst.parse().unwrap(),
+            protocol: 6,
+            dport: 80,
+        };
+        self.current.as_ref().unwrap().evaluate(&connection).is_allowed()
+    }
+
+    /// Serves until the verdict is as wanted; how long it took.
+    fn until(&mut self, src: &str, dst: &str, allowed: bool) -> Duration {
+        let begin = Instant::now();
+        while self.current.is_none() || self.allows(src, dst) != allowed {
+            assert!(begin.elapsed() < PATIENCE, "{src} → {dst} never became {allowed}");
+            self.poll(Duration::from_millis(1));
+        }
+        begin.elapsed()
+    }
+}
+
+struct World {
+    _dir: TempDir,
+    folder: PathBuf,
+    run: PathBuf,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, run) = (dir.path().join("manifests"), dir.path().join("run"));
+        fs::create_dir(&folder).unwrap();
+        Self { _dir: dir, folder, run }
+    }
+
+    /// Replaces a file as kubectl and editors do: write elsewhere, rename.
+    fn write(&self, name: &str, text: &str) {
+        let temporary = self.folder.join(format!(".{name}.tmp"));
+        fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, self.folder.join(name)).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.folder.join(name)).unwrap();
+    }
+
+    fn control(&self) -> Control {
+        Control::start(&self.folder, &self.run.join(SOCKET_FILE))
+    }
+}
+
+#[test]
+fn a_changed_file_changes_verdicts_soon() {
+    let world = World::new();
+    world.write("pods.yaml", PODS);
+    let mut dataplane = Dataplane::start(&world.run, 0);
+    let control = world.control();
+    dataplane.until("10.0.0.2", "10.0.0.1", true);
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        world.write("deny.yaml", DENY);
+        times.push(dataplane.until("10.0.0.2", "10.0.0.1", false));
+        world.remove("deny.yaml");
+        times.push(dataplane.until("10.0.0.2", "10.0.0.1", true));
+    }
+    times.sort_unstable();
+    println!("file change to receipt: median {:?}, worst {:?}", times[10], times[19]);
+    assert!(times[10] < Duration::from_millis(50), "{times:?}");
+    control.stop(Signal::TERM);
+}
+
+#[test]
+fn pods_come_and_go_without_a_generation() {
+    let world = World::new();
+    world.write("pods.yaml", PODS);
+    world.write("allow.yaml", ALLOW);
+    let mut dataplane = Dataplane::start(&world.run, 0);
+    let mut control = world.control();
+    let generation = dataplane.next();
+    assert!(dataplane.allows("10.0.0.2", "10.0.0.1"));
+    assert!(!dataplane.allows("10.0.0.3", "10.0.0.1"));
+
+    // A second client of a known identity.
+    let more = "apiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: more, labels: {app: client, hash: x1}}\nstatus: {podIP: 10.0.0.3}\n";
+    world.write("more.yaml", more);
+    dataplane.until("10.0.0.3", "10.0.0.1", true);
+    world.remove("more.yaml");
+    dataplane.until("10.0.0.3", "10.0.0.1", false);
+    assert_eq!(dataplane.current.as_ref().unwrap().generation(), generation);
+    control.expect("addresses changed in place");
+
+    // One of a namespace that had no pods needs new classes.
+    world.write("more.yaml", &more.replace("namespace: shop", "namespace: stock"));
+    assert!(dataplane.next() > generation);
+    control.stop(Signal::INT);
+}
+
+#[test]
+fn generations_rise_across_restarts_of_either_side() {
+    let world = World::new();
+    world.write("pods.yaml", PODS);
+    let mut control = world.control();
+    control.expect("is weir-dataplane running?");
+
+    let mut dataplane = Dataplane::start(&world.run, 41);
+    assert_eq!(dataplane.next(), 42);
+    // The dataplane restarts and has forgotten everything: the same state, a higher number.
+    drop(dataplane);
+    control.expect("closed the connection");
+    let mut dataplane = Dataplane::start(&world.run, 0);
+    let after = dataplane.next();
+    assert!(after > 42, "{after}");
+    // weir-control restarts and counts on from the dataplane's number.
+    control.stop(Signal::TERM);
+    let mut control = world.control();
+    let again = dataplane.next();
+    assert!(again > after, "{again} after {after}");
+    control.expect("generation enforced by all workers");
+    control.stop(Signal::TERM);
+}
+
+#[test]
+fn bad_input_is_named_and_the_rest_enforced() {
+    let world = World::new();
+    world.write("pods.yaml", PODS);
+    let mut dataplane = Dataplane::start(&world.run, 0);
+    let mut control = world.control();
+    dataplane.until("10.0.0.2", "10.0.0.1", true);
+
+    // Refused, and it isolates.
+    let bad = ALLOW.replace("from:", "ports: [{port: 70000}], from:");
+    world.write("policy.yaml", &bad);
+    dataplane.until("10.0.0.2", "10.0.0.1", false);
+    control.expect("policy.yaml:4: NetworkPolicy shop/allow: spec.ingress[0].ports[0].port: 70000");
+
+    // Repaired; then half a file: the last good content stays.
+    world.write("policy.yaml", ALLOW);
+    dataplane.until("10.0.0.2", "10.0.0.1", true);
+    control.expect("settled: ");
+    world.write("policy.yaml", "apiVersion: \"networking.k8s.io");
+    control.expect("its last good content stays in force");
+    assert!(dataplane.poll(Duration::from_millis(100)).is_none());
+    assert!(!dataplane.allows("10.9.9.9", "10.0.0.1"));
+    assert!(dataplane.allows("10.0.0.2", "10.0.0.1"));
+
+    // The whole folder is swapped for another.
+    let other = world.folder.with_extension("new");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("pods.yaml"), PODS).unwrap();
+    fs::rename(&world.folder, world.folder.with_extension("old")).unwrap();
+    fs::rename(&other, &world.folder).unwrap();
+    dataplane.until("10.9.9.9", "10.0.0.1", true);
+    control.expect("watching the new one");
+    world.write("deny.yaml", DENY);
+    dataplane.until("10.0.0.2", "10.0.0.1", false);
+    control.stop(Signal::TERM);
+}
+
+#[test]
+fn it_says_why_it_cannot_start() {
+    for (source, part) in [
+        ("kube", "not in this version"),
+        ("dir:/nonexistent/folder", "/nonexistent/folder"),
+        ("ftp:x", "neither kube nor dir:PATH"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_weir-control"))
+            .args(["--source", source, "--socket", "/nonexistent/socket"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{source}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(part), "{source}: {text}");
+        assert_eq!(text.trim().lines().count(), 1, "{source}: {text}");
+    }
+}
