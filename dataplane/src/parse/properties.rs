@@ -57,8 +57,11 @@ fn built_frame() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
+/// Protocol and ports.
+type Ports = (u8, u16, u16);
+
 /// What etherparse makes of a frame, where it makes anything of it.
-fn reference(frame: &[u8]) -> Option<(Address, Address, Option<(u8, u16, u16)>)> {
+fn reference(frame: &[u8]) -> Option<(Address, Address, Option<Ports>)> {
     let sliced = SlicedPacket::from_ethernet(frame).ok()?;
     let (src, dst) = match sliced.net? {
         NetSlice::Ipv4(ip) => {

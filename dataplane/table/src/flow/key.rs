@@ -133,6 +133,14 @@ impl fmt::Debug for FlowKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowHash(pub(super) u64);
 
+impl FlowHash {
+    /// All 64 bits, for other tables that want a keyed hash of the same key.
+    #[inline]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
 /// The secret of the hash: random words that only the node knows, so that nobody can
 /// choose addresses and ports that all fall into one bucket.
 ///
@@ -156,6 +164,11 @@ impl HashKey {
             *word = u64::from_ne_bytes(*bytes);
         }
         Self(key)
+    }
+
+    /// A secret from words, as they stand in a map shared with C.
+    pub const fn from_words(words: [u64; HASH_KEY_WORDS]) -> Self {
+        Self(words)
     }
 
     /// Hashes a key.

@@ -1,0 +1,220 @@
+//! The flow of a packet: known and current, stale, cut, or new.
+//!
+//! ```text
+//!                        ┌ current, allowed ─────────────> pass
+//!            known ──────┼ current, cut ─────────────────> drop (flow_cut)
+//!          ┌─            └ stale: judge again, ─ allowed ─> restamp, pass
+//!  packet ─┤                the way it was opened ─ denied > cut, drop (flow_cut)
+//!          └─ new: judge with its sender ─ allowed ───────> enter, pass
+//!               as the initiator         ─ denied ────────> drop (policy), no entry
+//! ```
+//!
+//! Rules that are easy to get wrong:
+//! - A flow was judged for certain devices. If its key shows up at a device that the
+//!   verdict did not cover, the verdict is stale; if at *another* device than the one
+//!   recorded for that side (an address that was given to a new pod), it is another flow.
+//! - A SYN asks for a new connection of its sender. It may pass as a repetition only on a
+//!   flow of the same initiator that has seen neither FIN nor RST; otherwise it is judged
+//!   as new, and if denied it leaves the old flow as it is.
+//! - A cut flow keeps its entry and its orientation, refreshed by what both ends still
+//!   send: else the far end's next segment would be judged as a connection of its own.
+//! - A flow whose time is over is no flow, whether or not expiry has come by.
+#![forbid(unsafe_code)]
+
+use weir_table::classify::{Classifier, Connection};
+use weir_table::counters::{Counter, CounterBlock, Reason};
+use weir_table::flow::layout::{SEEN_FIN, SEEN_RST};
+use weir_table::flow::{Flow, FlowRef, FlowTable, NewFlow, Side, TableFull, Tick};
+use weir_table::mem::Words;
+
+use super::Outcome;
+use super::admit::{FlowPacket, GroupPacket, RelatedError};
+use super::judge::{self, Halves};
+use crate::shim::Direction;
+
+/// Conntrack during one burst.
+pub(super) struct Conntrack<'a, B, W, C> {
+    classifier: &'a Classifier<B, W>,
+    flows: &'a FlowTable<W>,
+    counters: &'a CounterBlock<C>,
+    now: Tick,
+    /// Loaded before any verdict of the burst is asked for: a change in between leaves
+    /// the stamp stale, never the verdict.
+    stamp: u64,
+}
+
+/// How an entry of the packet's key relates to the packet.
+enum Standing {
+    /// Judged for these devices under the present policies.
+    Current,
+    /// The same flow, to be judged again.
+    Stale,
+    /// Not this packet's flow: over, or another pod's.
+    Foreign,
+}
+
+impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
+    pub fn new(
+        classifier: &'a Classifier<B, W>,
+        flows: &'a FlowTable<W>,
+        counters: &'a CounterBlock<C>,
+        now: Tick,
+    ) -> Self {
+        Self { classifier, flows, counters, now, stamp: classifier.stamp() }
+    }
+
+    /// The state of the policies that this burst is judged under.
+    pub fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    /// Decides a packet by its flow.
+    pub fn follow(&self, packet: &FlowPacket) -> Outcome {
+        let Some((entry, flow)) = self.flows.lookup(&packet.key, packet.hash) else {
+            return self.open(packet);
+        };
+        match self.standing(&flow, packet) {
+            Standing::Foreign => {
+                self.flows.delete(entry);
+                self.open(packet)
+            }
+            _ if packet.opens && !is_repetition(&flow, packet.sender) => self.open(packet),
+            Standing::Current => {
+                self.counters.add(Counter::FlowHits, 1);
+                self.flows.touch(entry, packet.sender, packet.tcp_flags, self.now);
+                if flow.denied { Outcome::Drop(Reason::FlowCut) } else { pass(packet) }
+            }
+            Standing::Stale => {
+                let (entry, outcome) = self.judge_again(entry, &flow, packet);
+                if let Some(entry) = entry {
+                    self.flows.touch(entry, packet.sender, packet.tcp_flags, self.now);
+                }
+                outcome
+            }
+        }
+    }
+
+    /// Decides an ICMP error by the flow that it quotes. It neither opens nor refreshes.
+    pub fn relate(&self, error: &RelatedError) -> Outcome {
+        const UNRELATED: Outcome = Outcome::Drop(Reason::IcmpUnrelated);
+        let Some(packet) = &error.about else { return UNRELATED };
+        let Some((entry, flow)) = self.flows.lookup(&packet.key, packet.hash) else {
+            return UNRELATED;
+        };
+        match self.standing(&flow, packet) {
+            Standing::Foreign => UNRELATED,
+            Standing::Current if flow.denied => UNRELATED,
+            Standing::Current => pass(packet),
+            Standing::Stale => match self.judge_again(entry, &flow, packet) {
+                (_, Outcome::Drop(_)) => UNRELATED,
+                (_, passed) => passed,
+            },
+        }
+    }
+
+    /// Decides a packet to a group at this one hook: leaving, by the sender's policy;
+    /// entering, by the receiver's. Never remembered, since the next receiver differs.
+    pub fn deliver_to_group(&self, packet: &GroupPacket) -> Outcome {
+        let &GroupPacket { src, dst, protocol, dport, direction, .. } = packet;
+        let egress = direction == Direction::FromPod;
+        let halves = Halves { egress, ingress: !egress };
+        match self.judge(&judge::describe(src, dst, protocol, dport), halves) {
+            Ok(()) => Outcome::Pass { covers_both: false },
+            Err(reason) => Outcome::Drop(reason),
+        }
+    }
+
+    fn standing(&self, flow: &Flow, packet: &FlowPacket) -> Standing {
+        let [(lo, now_lo), (hi, now_hi)] =
+            [(flow.ifindex[0], packet.ifindex[0]), (flow.ifindex[1], packet.ifindex[1])];
+        let moved = |was: u32, is: u32| was != 0 && is != 0 && was != is;
+        if moved(lo, now_lo) || moved(hi, now_hi) || flow.is_expired(self.now) {
+            Standing::Foreign
+        } else if flow.stamp == self.stamp && flow.ifindex == packet.ifindex {
+            Standing::Current
+        } else {
+            Standing::Stale
+        }
+    }
+
+    /// Judges a packet that belongs to no flow, with its sender as the initiator, and
+    /// enters the flow if it may be. An entry of the same key is replaced.
+    fn open(&self, packet: &FlowPacket) -> Outcome {
+        self.counters.add(Counter::FlowMisses, 1);
+        let initiator = packet.sender;
+        let connection = judge::connection(&packet.key, initiator);
+        if let Err(reason) = self.judge(&connection, Halves::of(initiator, packet.ifindex)) {
+            return Outcome::Drop(reason);
+        }
+        if !packet.resets {
+            self.enter(packet);
+        }
+        pass(packet)
+    }
+
+    fn enter(&self, packet: &FlowPacket) {
+        let new = NewFlow {
+            initiator: packet.sender,
+            tcp_flags: packet.tcp_flags,
+            ifindex: packet.ifindex,
+            stamp: self.stamp,
+        };
+        match self.flows.insert(&packet.key, packet.hash, &new, self.now) {
+            Ok(inserted) => {
+                self.counters.add(Counter::FlowsInserted, 1);
+                if inserted.evicted {
+                    self.counters.add(Counter::FlowsEvicted, 1);
+                }
+            }
+            // Judged packet by packet then; never open for want of room.
+            Err(TableFull) => self.counters.add(Counter::FlowTableFull, 1),
+        }
+    }
+
+    /// Judges a known flow again, the way it was opened, for the devices of today.
+    /// Returns its entry under its new name.
+    fn judge_again(
+        &self,
+        entry: FlowRef,
+        flow: &Flow,
+        packet: &FlowPacket,
+    ) -> (Option<FlowRef>, Outcome) {
+        self.counters.add(Counter::FlowsRejudged, 1);
+        let connection = judge::connection(&flow.key, flow.initiator);
+        let verdict = self.judge(&connection, Halves::of(flow.initiator, packet.ifindex));
+        let denied = verdict.is_err();
+        if denied && !flow.denied {
+            self.counters.add(Counter::FlowsCut, 1);
+        }
+        let entry = self.flows.rejudge(entry, denied, self.stamp, packet.ifindex);
+        let outcome = if denied { Outcome::Drop(Reason::FlowCut) } else { pass(packet) };
+        (entry, outcome)
+    }
+
+    fn judge(&self, connection: &Connection, halves: Halves) -> Result<(), Reason> {
+        let verdict = judge::judge(self.classifier, connection, halves);
+        self.counters.add(
+            match verdict {
+                Ok(()) => Counter::DecisionsAllowed,
+                Err(Reason::BadClass) => Counter::BadClass,
+                Err(_) => Counter::DecisionsDenied,
+            },
+            1,
+        );
+        verdict
+    }
+}
+
+/// Whether a SYN from `sender` can be the repetition of the one that opened the flow.
+fn is_repetition(flow: &Flow, sender: Side) -> bool {
+    let ended = (flow.seen.lo | flow.seen.hi) & (SEEN_FIN | SEEN_RST) != 0;
+    flow.initiator == sender && !ended
+}
+
+/// The packet may pass; past the second hook as well if that is the other side's on this
+/// node, which the verdict then included.
+fn pass(packet: &FlowPacket) -> Outcome {
+    let [lo, hi] = packet.ifindex;
+    let covers_both = packet.direction == Direction::FromPod && lo != 0 && hi != 0;
+    Outcome::Pass { covers_both }
+}

@@ -1,0 +1,215 @@
+//! The verdict pipeline: a burst of punted frames and a time in, accepted frames out.
+//!
+//! ```text
+//!  frames ──> admit ───────────────> decide ───────────────────────> answer
+//!             whose hook is this?    flow known, current: its verdict  rewrite the head
+//!             parse                  stale: judge again, its way round of what passes,
+//!             may it be here?        unknown: judge, sender opens it   count what drops
+//!             hash, warm the table   remember
+//! ```
+//!
+//! The stages run one after the other over the whole burst, so that the cache misses of
+//! the flow table, begun in the first stage for every packet, overlap. Within the second
+//! stage packets keep their order, since one may open the flow of the next.
+//!
+//! Pure code: no I/O, no clock, no log, no allocation, no lock. Time is a parameter; the
+//! world is a [`View`] of immutable snapshots and shared atomics; what happened shows in
+//! the counters.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `admit.rs` | the packet at its hook: endpoint, spoofing, quarantine |
+//! | `conntrack.rs` | the flow: hit, stale, new, cut; ICMP errors |
+//! | `judge.rs` | which halves of the policy this node has to ask |
+//! | `fragments.rs` | fragments follow their first |
+//!
+//! Invariants: a frame is accepted only by a verdict that covers its hook; whatever is
+//! not understood drops; a policy change takes effect at the next packet of every flow.
+#![forbid(unsafe_code)]
+
+mod admit;
+mod conntrack;
+mod fragments;
+mod judge;
+
+use weir_table::classify::Classifier;
+use weir_table::counters::{self, Counter, CounterBlock, Reason};
+use weir_table::flow::{ExpiryCursor, FlowTable, Tick};
+use weir_table::mem::{Mapping, SharedWords, Words};
+
+use crate::endpoints::Endpoints;
+use crate::frame::Frame;
+use crate::io::BURST;
+use crate::shim::{Direction, Shim, ShimFlags};
+
+use admit::{Crossing, Refusal};
+use conntrack::Conntrack;
+use fragments::FragmentCache;
+
+/// Slots of the flow table that [`Pipeline::expire`] looks at in one call. At a hundred
+/// calls a second a worker passes over a million slots in a minute, which is finer than
+/// any timeout needs.
+const EXPIRY_STEP: usize = 256;
+
+/// What the node looks like during one burst.
+#[derive(Debug)]
+pub struct View<'a, B = Mapping, W = SharedWords> {
+    /// The policy; `None` until the first generation arrives, and then nothing passes.
+    pub classifier: Option<&'a Classifier<B, W>>,
+    /// The endpoints of this node.
+    pub endpoints: &'a Endpoints,
+    /// The flow table, shared with the other workers.
+    pub flows: &'a FlowTable<W>,
+}
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Pass {
+        /// The verdict holds for the second hook of this node as well.
+        covers_both: bool,
+    },
+    Drop(Reason),
+}
+
+/// A packet on its way through the stages.
+#[derive(Debug)]
+struct Job {
+    /// Which frame of the burst.
+    frame: usize,
+    shim: Shim,
+    crossing: Crossing,
+    outcome: Outcome,
+}
+
+/// One worker's pipeline: what it remembers between bursts.
+#[derive(Debug)]
+pub struct Pipeline {
+    jobs: Vec<Job>,
+    fragments: FragmentCache,
+    expiry: ExpiryCursor,
+}
+
+impl Pipeline {
+    /// The pipeline of worker number `worker` of `workers`. All memory that it will ever
+    /// need is allocated here.
+    pub fn new(worker: usize, workers: usize) -> Self {
+        Self {
+            jobs: Vec::with_capacity(BURST),
+            fragments: FragmentCache::new(),
+            expiry: ExpiryCursor::new(worker, workers),
+        }
+    }
+
+    /// Judges frames: those that may pass are rewritten and get `accept == true`, all
+    /// others are counted under their reason. `now_ns` is `CLOCK_MONOTONIC`, however
+    /// coarse.
+    pub fn process<B: AsRef<[u8]>, W: Words, C: Words>(
+        &mut self,
+        frames: &mut [Frame<'_>],
+        view: &View<'_, B, W>,
+        now_ns: u64,
+        counters: &CounterBlock<C>,
+    ) {
+        let now = Tick::from_nanos(now_ns);
+        for burst in frames.chunks_mut(BURST) {
+            self.admit(burst, view, counters);
+            self.decide(view, now, counters);
+            self.answer(burst, counters);
+        }
+    }
+
+    /// Forgets some of the flows whose time is over; to be called a hundred times a
+    /// second or so, also when there is no traffic.
+    pub fn expire<B, W: Words, C: Words>(
+        &mut self,
+        view: &View<'_, B, W>,
+        now_ns: u64,
+        counters: &CounterBlock<C>,
+    ) {
+        let expired = view.flows.expire(&mut self.expiry, Tick::from_nanos(now_ns), EXPIRY_STEP);
+        if expired > 0 {
+            counters.add(Counter::FlowsExpired, expired as u64);
+        }
+    }
+
+    /// First stage: what needs no flow and no policy.
+    fn admit<B, W: Words, C: Words>(
+        &mut self,
+        burst: &mut [Frame<'_>],
+        view: &View<'_, B, W>,
+        counters: &CounterBlock<C>,
+    ) {
+        self.jobs.clear();
+        for (frame, data) in burst.iter().map(|frame| &*frame.data).enumerate() {
+            match admit::admit(data, view) {
+                Ok((shim, crossing)) => {
+                    crossing.warm(view.flows);
+                    let outcome = Outcome::Drop(Reason::NoTable);
+                    self.jobs.push(Job { frame, shim, crossing, outcome });
+                }
+                Err(Refusal { direction, reason }) => {
+                    counters.add_drops(policy_direction(direction), reason, 1);
+                }
+            }
+        }
+    }
+
+    /// Second stage: verdicts, in the order of the packets.
+    fn decide<B: AsRef<[u8]>, W: Words, C: Words>(
+        &mut self,
+        view: &View<'_, B, W>,
+        now: Tick,
+        counters: &CounterBlock<C>,
+    ) {
+        let Some(classifier) = view.classifier else { return };
+        let conntrack = Conntrack::new(classifier, view.flows, counters, now);
+        for job in &mut self.jobs {
+            let hook = (job.shim.ifindex, job.shim.direction);
+            job.outcome = match &job.crossing {
+                Crossing::Flow(packet) => conntrack.follow(packet),
+                Crossing::Related(error) => conntrack.relate(error),
+                Crossing::Group(packet) => conntrack.deliver_to_group(packet),
+                Crossing::LaterFragment(fragment) => {
+                    self.fragments.recall(hook, fragment, conntrack.stamp(), now)
+                }
+            };
+            if let Some(fragment) = job.crossing.first_fragment() {
+                self.fragments.remember(hook, &fragment, job.outcome, conntrack.stamp(), now);
+            }
+        }
+    }
+
+    /// Third stage: the head of what passes is rewritten for the way back.
+    fn answer<C: Words>(&mut self, burst: &mut [Frame<'_>], counters: &CounterBlock<C>) {
+        for job in &self.jobs {
+            let direction = policy_direction(job.shim.direction);
+            let (frame, covers_both) = match (burst.get_mut(job.frame), job.outcome) {
+                (Some(frame), Outcome::Pass { covers_both }) => (frame, covers_both),
+                (_, Outcome::Drop(reason)) => {
+                    counters.add_drops(direction, reason, 1);
+                    continue;
+                }
+                // A job is made of a frame of this burst.
+                (None, Outcome::Pass { .. }) => continue,
+            };
+            let flags = job.shim.flags.with(ShimFlags::COVERS_BOTH, covers_both);
+            frame.accept = Shim { flags, ..job.shim }.accept_in_place(frame.data).is_ok();
+            counters.add(
+                match direction {
+                    counters::Direction::Egress => Counter::PassedEgress,
+                    counters::Direction::Ingress => Counter::PassedIngress,
+                },
+                1,
+            );
+        }
+    }
+}
+
+/// A hook's direction in the words of a policy.
+const fn policy_direction(direction: Direction) -> counters::Direction {
+    match direction {
+        Direction::FromPod => counters::Direction::Egress,
+        Direction::ToPod => counters::Direction::Ingress,
+    }
+}
