@@ -1,0 +1,233 @@
+//! What the machine lacks is told in one sentence with the remedy, exit 2; what a
+//! pod sends, however broken, is dropped and counted and harms nobody.
+
+use std::net::UdpSocket;
+use std::process::{Child, Output};
+use std::thread;
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+
+use crate::lab::{Cni, Family, Lab, text};
+use crate::node::{count, node};
+use crate::probe::By::{Icmp, Tcp, Udp};
+use crate::probe::{TCP_PORT, differences, reaches};
+use crate::turn;
+use crate::weir::{Weir, binary};
+
+#[test]
+fn missing_rights_and_file_systems_are_told_in_one_sentence() {
+    let Some(_turn) = turn() else { return };
+    let lab = Lab::up(Cni::Bridge);
+    let dataplane = binary("weir-dataplane");
+    for capability in ["CAP_BPF", "CAP_NET_ADMIN"] {
+        // The bounding set limits what root gets at exec; CAP_SYS_ADMIN, which
+        // stands in for CAP_BPF, goes too.
+        let short = capability.trim_start_matches("CAP_").to_lowercase();
+        let without = format!("-{short},-sys_admin");
+        let arguments =
+            ["--bounding-set", &without, "--inh-caps", &without, &dataplane, "--offload", "off"];
+        let out = lab.attempt("node", "setpriv", &arguments);
+        one_sentence(&out, capability);
+    }
+
+    // No bpf file system: taken away in a mount namespace of its own.
+    let script = "umount /sys/fs/bpf && exec \"$0\" --offload off";
+    let out = lab.attempt("node", "unshare", &["--mount", "sh", "-c", script, &dataplane]);
+    one_sentence(&out, "/sys/fs/bpf");
+    let out = lab.attempt("node", &dataplane, &["--offload", "off", "--pin-dir", "/run/pins"]);
+    one_sentence(&out, "/run/pins");
+}
+
+fn one_sentence(out: &Output, named: &str) {
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{named}: exit code; it said: {told}");
+    let lines: Vec<&str> = told.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert_eq!(lines.len(), 1, "{named}: one sentence, not: {told}");
+    assert!(lines[0].contains(named), "{told:?} does not name {named}");
+}
+
+/// Frames are written to the pod's interface as they are, past its own stack.
+struct Wire {
+    socat: Child,
+    feed: UdpSocket,
+}
+
+impl Wire {
+    /// socat in the pod turns each datagram on its loopback into a frame on eth0.
+    fn of(lab: &Lab, pod: &str) -> Self {
+        let socat = lab
+            .enter(pod, "socat")
+            .args(["-u", "UDP4-RECV:7777,bind=127.0.0.1,rcvbuf=4194304", "INTERFACE:eth0"])
+            .spawn()
+            .unwrap();
+        let feed = lab.within(pod, || UdpSocket::bind(("127.0.0.1", 0)).unwrap());
+        feed.connect(("127.0.0.1", 7777)).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        Self { socat, feed }
+    }
+
+    fn send(&self, frame: &[u8]) {
+        self.feed.send(frame).unwrap();
+        thread::sleep(Duration::from_micros(100));
+    }
+
+    /// Waits until everything fed has left the pod.
+    fn flush(&mut self) {
+        thread::sleep(Duration::from_millis(300));
+        assert!(self.socat.try_wait().unwrap().is_none(), "socat gave up on a frame");
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let _ = self.socat.kill();
+        let _ = self.socat.wait();
+    }
+}
+
+/// xorshift64*, seeded: the same frames in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.roll() % bound as u64) as usize
+    }
+}
+
+#[test]
+fn garbage_frames_are_dropped_and_counted() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let mut wire = Wire::of(&lab, "curl");
+    let seeds = good_frames(&lab);
+    let before = weir.status();
+
+    // Cut off at every length that an Ethernet socket accepts.
+    for frame in &seeds {
+        for length in 14..frame.len() {
+            wire.send(&frame[..length]);
+        }
+    }
+    // A few bytes changed, anywhere behind the addresses of the Ethernet header.
+    let mut dice = Dice(0x5eed);
+    for _ in 0..2000 {
+        let mut frame = seeds[dice.below(seeds.len())].clone();
+        for _ in 0..=dice.below(4) {
+            let at = 12 + dice.below(frame.len() - 12);
+            frame[at] = dice.roll() as u8;
+        }
+        wire.send(&frame);
+    }
+    // Noise behind every EtherType that means something to the node.
+    for ether_type in [0x0800_u16, 0x86dd, 0x0806, 0x8100, 0x88a8, 0x88b5, 0x0004] {
+        for _ in 0..200 {
+            let mut frame = seeds[0][..12].to_vec();
+            frame.extend(ether_type.to_be_bytes());
+            let length = dice.below(200);
+            frame.extend((0..length).map(|_| dice.roll() as u8));
+            wire.send(&frame);
+        }
+    }
+    wire.flush();
+    weir.assert_alive();
+
+    let after = weir.status();
+    for (part, name, least) in [
+        ("drops", "malformed", 100),       // by a worker: the parser
+        ("drops", "spoofed_source", 1),    // a changed source address
+        ("steering", "drop_l2", 400),      // tagged and unknown EtherTypes
+        ("steering", "drop_truncated", 1), // too short for an IP header
+    ] {
+        let grown = count(&after, part, name) - count(&before, part, name);
+        assert!(grown >= least, "{part}.{name} grew by {grown}, not {least}\n{}", weir.words());
+    }
+    let log = weir.dataplane_log();
+    assert!(!log.contains("panicked"), "{log}");
+
+    let probes =
+        [Tcp, Udp, Icmp].map(|by| [reaches("curl", "web", by), reaches("outside", "web", by)]);
+    let found = differences(&lab, probes.as_flattened());
+    assert!(found.is_empty(), "after the garbage: {found:#?}\n{}", weir.words());
+}
+
+/// Valid frames from `curl` to `web`: what the broken ones are made of.
+fn good_frames(lab: &Lab) -> Vec<Vec<u8>> {
+    let (from, to) = (lab.mac("curl"), lab.mac("web"));
+    let mut frames = Vec::new();
+    for family in Family::BOTH {
+        let start = || {
+            let ethernet = PacketBuilder::ethernet2(from, to);
+            match (lab.address("curl", family), lab.address("web", family)) {
+                (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
+                    ethernet.ipv4(from.octets(), to.octets(), 64)
+                }
+                (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => {
+                    ethernet.ipv6(from.octets(), to.octets(), 64)
+                }
+                mixed => unreachable!("{mixed:?}"),
+            }
+        };
+        let payload = [0x77; 24];
+        let mut frame = Vec::new();
+        start().tcp(40_000, TCP_PORT, 1, 64_000).syn().write(&mut frame, &[]).unwrap();
+        frames.push(frame);
+        let mut frame = Vec::new();
+        start().udp(40_001, 9999).write(&mut frame, &payload).unwrap();
+        frames.push(frame);
+        let mut frame = Vec::new();
+        match family {
+            Family::V4 => start().icmpv4_echo_request(7, 1).write(&mut frame, &payload).unwrap(),
+            Family::V6 => start().icmpv6_echo_request(7, 1).write(&mut frame, &payload).unwrap(),
+        }
+        frames.push(frame);
+    }
+    frames
+}
+
+/// A pod cannot speak under another's address, whatever policy says.
+#[test]
+fn a_spoofed_source_is_dropped() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let sink = lab.within("web", || UdpSocket::bind(("0.0.0.0", 9002)).unwrap());
+    sink.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut wire = Wire::of(&lab, "curl");
+    let (std::net::IpAddr::V4(curl), std::net::IpAddr::V4(kurl), std::net::IpAddr::V4(web)) = (
+        lab.address("curl", Family::V4),
+        lab.address("kurl", Family::V4),
+        lab.address("web", Family::V4),
+    ) else {
+        unreachable!("asked for IPv4")
+    };
+    let frame = |source: std::net::Ipv4Addr| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(lab.mac("curl"), lab.mac("web"))
+            .ipv4(source.octets(), web.octets(), 64)
+            .udp(1234, 9002)
+            .write(&mut frame, &source.octets())
+            .unwrap();
+        frame
+    };
+    let before = count(&weir.status(), "drops", "spoofed_source");
+    for _ in 0..10 {
+        wire.send(&frame(kurl));
+    }
+    wire.send(&frame(curl));
+    wire.flush();
+    let mut payload = [0; 16];
+    let length = sink.recv(&mut payload).expect("its own address passes");
+    assert_eq!(payload[..length], curl.octets(), "the first to arrive is the honest one");
+    assert!(sink.recv(&mut payload).is_err(), "and the only one");
+    let dropped = count(&weir.status(), "drops", "spoofed_source") - before;
+    assert_eq!(dropped, 10, "{}", weir.words());
+}

@@ -1,0 +1,177 @@
+//! A node with pods for tests: `scripts/lab`, and code of this process run inside.
+//!
+//! A socket belongs for ever to the network namespace in which it was made. So a
+//! thread steps into a pod, makes the socket and ends; from then on the socket is
+//! used like any other ([`Lab::within`]).
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// The CNI plugin that wires the pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cni {
+    /// All pods on one Linux bridge: pod-to-pod traffic is switched.
+    Bridge,
+    /// A routed veth a pod: pod-to-pod traffic is routed.
+    Ptp,
+}
+
+/// An IP family of a dual-stack lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
+/// A throw-away node; taken down when dropped.
+#[derive(Debug)]
+pub struct Lab {
+    dir: PathBuf,
+    node: String,
+}
+
+impl Lab {
+    /// Makes a dual-stack node.
+    pub fn up(cni: Cni) -> Self {
+        let cni = match cni {
+            Cni::Bridge => "bridge",
+            Cni::Ptp => "ptp",
+        };
+        let out = script().args(["up", "--family", "46", "--cni", cni]).output().unwrap();
+        assert!(out.status.success(), "lab up: {}", text(&out.stderr));
+        let dir = PathBuf::from(text(&out.stdout).trim());
+        let node = fs::read_to_string(dir.join("node.pid")).unwrap().trim().to_owned();
+        Self { dir, node }
+    }
+
+    /// The lab's folder on this machine; the same path inside the lab.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Makes a pod by CNI.
+    pub fn pod(&self, name: &str) {
+        self.run(&["pod", name]);
+    }
+
+    /// Takes a pod away.
+    pub fn unpod(&self, name: &str) {
+        self.run(&["unpod", name]);
+    }
+
+    /// The address of a pod.
+    pub fn address(&self, pod: &str, family: Family) -> IpAddr {
+        self.run(&["ips", pod])
+            .lines()
+            .map(|line| line.parse::<IpAddr>().unwrap())
+            .find(|address| address.is_ipv4() == (family == Family::V4))
+            .unwrap_or_else(|| panic!("{pod} has no {family:?} address"))
+    }
+
+    /// The Pod as the API server would show it.
+    pub fn manifest(&self, name: &str, pod: &str, labels: &[&str]) -> String {
+        let mut arguments = vec!["manifest", name, pod];
+        arguments.extend(labels);
+        self.run(&arguments)
+    }
+
+    /// The hardware address of a pod's interface.
+    pub fn mac(&self, pod: &str) -> [u8; 6] {
+        let line = text(&self.command(pod, "cat", &["/sys/class/net/eth0/address"]));
+        let mut mac = [0; 6];
+        for (byte, digits) in mac.iter_mut().zip(line.trim().split(':')) {
+            *byte = u8::from_str_radix(digits, 16).unwrap();
+        }
+        mac
+    }
+
+    /// Runs a command on the `node`, `outside` or in a pod; gives its output.
+    pub fn command(&self, place: &str, program: &str, arguments: &[&str]) -> Vec<u8> {
+        let out = self.enter(place, program).args(arguments).output().unwrap();
+        let told = text(&out.stderr);
+        assert!(out.status.success(), "{program} {arguments:?} in {place}: {told}");
+        out.stdout
+    }
+
+    /// The same, whatever the outcome.
+    pub fn attempt(&self, place: &str, program: &str, arguments: &[&str]) -> Output {
+        self.enter(place, program).args(arguments).output().unwrap()
+    }
+
+    /// A command that will run in a place of the lab. The process is the program
+    /// itself (nsenter gives way to it), so its id can be signalled.
+    pub fn enter(&self, place: &str, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.node, "--mount"])
+            .arg(format!("--net={}", self.namespace(place).display()))
+            .args(["--", program])
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `job` on a thread inside a place of the lab.
+    pub fn within<T: Send>(&self, place: &str, job: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(self.namespace(place)).unwrap();
+        thread::scope(|scope| {
+            scope
+                .spawn(move || {
+                    move_into_link_name_space(
+                        std::os::fd::AsFd::as_fd(&namespace),
+                        Some(LinkNameSpaceType::Network),
+                    )
+                    .unwrap();
+                    job()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    fn namespace(&self, place: &str) -> PathBuf {
+        let process = Path::new("/proc").join(&self.node);
+        match place {
+            "node" => process.join("ns/net"),
+            "outside" => process.join("root/run/lab/outside"),
+            pod => process.join("root/run/netns").join(pod),
+        }
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let out = script().env("WEIR_LAB", &self.dir).args(arguments).output().unwrap();
+        assert!(out.status.success(), "lab {arguments:?}: {}", text(&out.stderr));
+        text(&out.stdout)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let down = script().env("WEIR_LAB", &self.dir).arg("down").status();
+        if !down.is_ok_and(|status| status.success()) {
+            eprintln!("the lab {} may still be up", self.dir.display());
+        }
+    }
+}
+
+fn script() -> Command {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/lab"));
+    command.env_remove("WEIR_LAB");
+    command
+}
+
+/// Output as text, for messages.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,42 @@
+//! End to end: the built daemons on a node made for the test, with pods wired by
+//! real CNI plugins, judged by what clients see and by what Weir counts.
+//!
+//! Needs root and what `scripts/setup` installs. Without root the tests say
+//! "skipped: needs root" and pass; with `WEIR_REQUIRE_E2E=1`, as `scripts/test`
+//! runs them, that is a failure. They run one at a time: they measure, and the
+//! workers they start poll a core each.
+//!
+//! | Module | What it shows |
+//! |---|---|
+//! | [`matrix`] | the verdicts, on {bridge, ptp} × {tcx, clsact} × {1, 2 workers} × {IPv4, IPv6} |
+//! | [`reload`] | a change acts on open flows within 50 ms; 100 reloads lose nothing |
+//! | [`lifecycle`] | pods come and go |
+//! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
+//! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod bad_input;
+mod faults;
+mod lab;
+mod lifecycle;
+mod matrix;
+mod node;
+mod probe;
+mod reload;
+mod weir;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Waits for the other tests. `None`: cannot run here, and that is acceptable.
+fn turn() -> Option<MutexGuard<'static, ()>> {
+    if !rustix::process::geteuid().is_root() {
+        let required = std::env::var_os("WEIR_REQUIRE_E2E").is_some_and(|value| value == "1");
+        assert!(!required, "WEIR_REQUIRE_E2E=1, but the end-to-end tests need root");
+        eprintln!("skipped: needs root");
+        return None;
+    }
+    Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
+}

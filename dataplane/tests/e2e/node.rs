@@ -1,0 +1,51 @@
+//! The node of these tests: who is on it and what is asked of it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::lab::{Cni, Lab};
+use crate::probe::serve;
+use crate::weir::place;
+
+/// A lab with pods `web`, `curl`, `kurl` (in namespace demo, labelled as in the
+/// exercise) and echo servers in `web`.
+pub fn node(cni: Cni) -> (Lab, PathBuf) {
+    let lab = Lab::up(cni);
+    let folder = lab.dir().join("manifests");
+    fs::create_dir(&folder).unwrap();
+    place(&folder, "namespaces.yaml", &example("namespaces"));
+    for (pod, label) in [("web", "run=testweb"), ("curl", "run=testcurl"), ("kurl", "run=testkurl")]
+    {
+        lab.pod(pod);
+        let manifest = lab.manifest(&format!("demo/{pod}"), pod, &[label]);
+        place(&folder, &format!("pod-{pod}.json"), &manifest);
+    }
+    serve(&lab, "web");
+    (lab, folder)
+}
+
+/// A manifest of deploy/examples, the ones the demo applies.
+pub fn example(name: &str) -> String {
+    let path = format!("{}/../deploy/examples/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(path).unwrap()
+}
+
+/// Adds up every number called `name` under the given part of a status.
+pub fn count(status: &Value, part: &str, name: &str) -> u64 {
+    fn sum(value: &Value, name: &str) -> u64 {
+        match value {
+            Value::Object(fields) => fields
+                .iter()
+                .map(|(key, value)| match value.as_u64() {
+                    Some(number) if key == name => number,
+                    _ => sum(value, name),
+                })
+                .sum(),
+            Value::Array(items) => items.iter().map(|item| sum(item, name)).sum(),
+            _ => 0,
+        }
+    }
+    sum(&status[part], name)
+}

@@ -1,0 +1,173 @@
+//! Asking whether one place of the lab reaches another, as a client would.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use crate::lab::{Family, Lab};
+use crate::weir::Weir;
+
+/// An allowed answer may take this long before it counts as none: generous,
+/// since the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// A denied one is waited for this long. An answer that policy does not stop
+/// comes within a few milliseconds.
+const DOUBT: Duration = Duration::from_millis(400);
+
+/// Where servers listen: TCP and UDP echo.
+pub const TCP_PORT: u16 = 8080;
+/// UDP echo.
+pub const UDP_PORT: u16 = 5353;
+
+/// How a probe asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Opens a connection and has a line echoed.
+    Tcp,
+    /// Has a datagram echoed.
+    Udp,
+    /// `ping`.
+    Icmp,
+}
+
+/// One question and what policy says the answer is.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Pod, `node` or `outside`.
+    pub from: &'static str,
+    /// Pod.
+    pub to: &'static str,
+    /// How.
+    pub by: By,
+    /// Whether there should be an answer.
+    pub allowed: bool,
+}
+
+/// Shorthand for tables of probes: should be answered.
+pub const fn reaches(from: &'static str, to: &'static str, by: By) -> Probe {
+    Probe { from, to, by, allowed: true }
+}
+
+/// Shorthand for tables of probes: should not be answered.
+pub const fn denied(from: &'static str, to: &'static str, by: By) -> Probe {
+    Probe { from, to, by, allowed: false }
+}
+
+/// Starts echo servers in a pod, for both families; they serve until the
+/// process ends.
+pub fn serve(lab: &Lab, pod: &str) {
+    let (tcp, udp) = lab.within(pod, || {
+        (TcpListener::bind(("::", TCP_PORT)).unwrap(), UdpSocket::bind(("::", UDP_PORT)).unwrap())
+    });
+    thread::spawn(move || {
+        for stream in tcp.incoming().map_while(Result::ok) {
+            thread::spawn(move || echo(stream));
+        }
+    });
+    thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, peer)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(&buffer[..length], peer);
+        }
+    });
+}
+
+fn echo(mut stream: TcpStream) {
+    let mut buffer = [0; 2048];
+    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+}
+
+/// Opens a TCP connection from a place to a pod.
+///
+/// # Errors
+/// Those of connect(2).
+pub fn connect(
+    lab: &Lab,
+    from: &str,
+    to: SocketAddr,
+    wait: Duration,
+) -> std::io::Result<TcpStream> {
+    let stream = lab.within(from, || TcpStream::connect_timeout(&to, wait))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Whether an open connection still echoes.
+pub fn echoes(stream: &mut TcpStream, wait: Duration) -> bool {
+    stream.set_read_timeout(Some(wait)).unwrap();
+    let mut answer = [0; 5];
+    stream.write_all(b"hello").is_ok()
+        && stream.read_exact(&mut answer).is_ok()
+        && answer == *b"hello"
+}
+
+/// Asks all at once, for both families, and gives the differences in words.
+pub fn differences(lab: &Lab, probes: &[Probe]) -> Vec<String> {
+    thread::scope(|scope| {
+        let asked: Vec<_> = probes
+            .iter()
+            .flat_map(|probe| Family::BOTH.map(|family| (probe, family)))
+            .map(|(probe, family)| (probe, family, scope.spawn(move || ask(lab, probe, family))))
+            .collect();
+        asked
+            .into_iter()
+            .filter_map(|(probe, family, answer)| {
+                let answered = answer.join().unwrap();
+                (answered != probe.allowed).then(|| {
+                    format!("{probe:?} {family:?}: {}", if answered { "answered" } else { "not" })
+                })
+            })
+            .collect()
+    })
+}
+
+/// Asks until the answers are as they should be, three times at most, and fails
+/// then: for changes that need not bring a generation to wait for.
+pub fn settle(weir: &mut Weir<'_>, lab: &Lab, state: &str, probes: &[Probe]) {
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(100));
+        found = differences(lab, probes);
+        if found.is_empty() {
+            break;
+        }
+    }
+    weir.assert_alive();
+    assert!(found.is_empty(), "{state}: {found:#?}\n{}", weir.words());
+}
+
+fn ask(lab: &Lab, probe: &Probe, family: Family) -> bool {
+    let to = lab.address(probe.to, family);
+    let wait = if probe.allowed { PATIENCE } else { DOUBT };
+    match probe.by {
+        By::Tcp => connect(lab, probe.from, (to, TCP_PORT).into(), wait)
+            .is_ok_and(|mut stream| echoes(&mut stream, wait)),
+        By::Udp => lab.within(probe.from, || ask_udp(None, (to, UDP_PORT).into(), wait)),
+        By::Icmp => {
+            let wait = wait.as_secs_f64().to_string();
+            lab.attempt(probe.from, "ping", &["-c1", "-W", &wait, &to.to_string()]).status.success()
+        }
+    }
+}
+
+/// Sends one datagram and waits for its echo. Runs in the current namespace.
+pub fn ask_udp(from: Option<IpAddr>, to: SocketAddr, wait: Duration) -> bool {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let socket = UdpSocket::bind((from.unwrap_or(any), 0)).unwrap();
+    socket.set_read_timeout(Some(wait)).unwrap();
+    socket.connect(to).unwrap();
+    let mut answer = [0; 16];
+    match socket.send(b"question").and_then(|_| socket.recv(&mut answer)) {
+        Ok(length) => answer[..length] == *b"question",
+        Err(error) => {
+            let silent = [ErrorKind::WouldBlock, ErrorKind::TimedOut];
+            assert!(silent.contains(&error.kind()), "{to}: denied packets vanish, but: {error}");
+            false
+        }
+    }
+}

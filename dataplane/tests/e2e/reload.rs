@@ -1,0 +1,209 @@
+//! Changes of policy under traffic: how soon they act on open flows, and that
+//! they lose nothing of what stays allowed.
+
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::Value;
+
+use crate::lab::{Cni, Family, Lab, text};
+use crate::node::{example, node};
+use crate::probe::connect;
+use crate::turn;
+use crate::weir::{Weir, bench};
+
+/// From the rename of the file to the last message that passes (issue 2).
+const BOUND: Duration = Duration::from_millis(50);
+const ROUNDS: usize = 10;
+const RELOADS: usize = 100;
+
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// A flow that was opened before the change and is never still: each message is
+/// the time at which it was sent.
+#[derive(Default)]
+struct Flow {
+    stop: AtomicBool,
+    /// When the newest message sent was sent.
+    sent: AtomicU64,
+    /// When the newest message received was sent.
+    arrived: AtomicU64,
+}
+
+impl Flow {
+    fn send(&self, mut out: impl FnMut(&[u8])) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let now = now_ns();
+            out(&now.to_be_bytes());
+            self.sent.store(now, Ordering::Relaxed);
+            thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    /// Takes messages off a socket or a stream, which may hand them out in pieces.
+    fn receive(&self, mut take: impl FnMut(&mut [u8]) -> std::io::Result<usize>) {
+        let (mut message, mut filled) = ([0; 8], 0);
+        while !self.stop.load(Ordering::Relaxed) {
+            filled += take(&mut message[filled..]).unwrap_or(0);
+            if filled == message.len() {
+                self.arrived.fetch_max(u64::from_be_bytes(message), Ordering::Relaxed);
+                filled = 0;
+            }
+        }
+    }
+
+    /// Waits for the flow to stop after a change at `changed_ns`: how much later
+    /// the last message that passed was sent.
+    fn cut_after(&self, changed_ns: u64) -> Duration {
+        thread::sleep(Duration::from_millis(250));
+        let last = self.arrived.load(Ordering::Relaxed);
+        let silent = self.sent.load(Ordering::Relaxed).saturating_sub(last);
+        assert!(silent > 100_000_000, "250 ms after the change the flow still passes");
+        Duration::from_nanos(last.saturating_sub(changed_ns))
+    }
+
+    /// Waits for a message sent after a change at `changed_ns`: how much later it
+    /// was sent.
+    fn open_after(&self, changed_ns: u64) -> Duration {
+        let start = Instant::now();
+        loop {
+            let last = self.arrived.load(Ordering::Relaxed);
+            if last > changed_ns {
+                return Duration::from_nanos(last - changed_ns);
+            }
+            assert!(start.elapsed() < Duration::from_secs(5), "the flow does not pass again");
+            thread::sleep(Duration::from_micros(500));
+        }
+    }
+}
+
+#[test]
+fn a_change_acts_on_open_flows_within_50_ms() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let (udp, tcp) = (Flow::default(), Flow::default());
+    let (sender, receiver) = open_udp(&lab);
+    let web = (lab.address("web", Family::V6), crate::probe::TCP_PORT).into();
+    let stream = connect(&lab, "curl", web, Duration::from_secs(3)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| udp.send(|message| drop(sender.send(message))));
+        scope.spawn(|| udp.receive(|buffer| receiver.recv(buffer)));
+        scope.spawn(|| tcp.send(|message| drop((&stream).write(message))));
+        scope.spawn(|| tcp.receive(|buffer| (&stream).read(buffer)));
+        // Ends the threads above when an assertion fails, too.
+        let _stop = StopOnDrop([&udp, &tcp]);
+
+        let deny = example("deny-all-for-testweb");
+        let mut cuts = Vec::new();
+        let mut opens = Vec::new();
+        for _ in 0..ROUNDS {
+            thread::sleep(Duration::from_millis(100));
+            let changed = now_ns();
+            weir.place("deny.yaml", &deny);
+            cuts.push(udp.cut_after(changed));
+            cuts.push(Duration::from_nanos(
+                tcp.arrived.load(Ordering::Relaxed).saturating_sub(changed),
+            ));
+            tcp.cut_after(changed);
+            let changed = now_ns();
+            weir.remove("deny.yaml");
+            opens.push(udp.open_after(changed));
+            tcp.open_after(changed); // as soon as TCP repeats itself
+        }
+        report("a denied flow passes for", &mut cuts);
+        report("an allowed flow passes after", &mut opens);
+        for taken in cuts.iter().chain(&opens) {
+            assert!(*taken <= BOUND, "took {taken:?}\n{}", weir.words());
+        }
+    });
+}
+
+struct StopOnDrop<'a>([&'a Flow; 2]);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        for flow in self.0 {
+            flow.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn open_udp(lab: &Lab) -> (UdpSocket, UdpSocket) {
+    let to = (lab.address("web", Family::V4), 9001);
+    let receiver = lab.within("web", || UdpSocket::bind(("::", 9001)).unwrap());
+    receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let sender = lab.within("curl", || UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+    sender.connect(to).unwrap();
+    (sender, receiver)
+}
+
+fn report(what: &str, times: &mut [Duration]) {
+    times.sort();
+    let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+    eprintln!("{what} median {median:.1?}, at most {most:.1?} after the change of the file");
+}
+
+/// Two streams with sequence numbers, one a family, run from `curl` to `web`
+/// while a policy that concerns `web` keeps changing beside those that allow them.
+#[test]
+fn a_hundred_reloads_lose_nothing_that_stays_allowed() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    let before = weir.generation();
+
+    let streams = Family::BOTH.map(|family| {
+        let port = if family == Family::V4 { 9004 } else { 9006 };
+        let to = std::net::SocketAddr::from((lab.address("web", family), port)).to_string();
+        let sink = bench(&lab, "web", &["sink", "--listen", &to]);
+        thread::sleep(Duration::from_millis(300));
+        let duration = SENDING.as_secs().to_string();
+        let arguments = ["pktgen", "--to", &to, "--rate", "2000", "--duration", &duration];
+        (bench(&lab, "curl", &arguments), sink)
+    });
+    let start = Instant::now();
+    thread::sleep(Duration::from_millis(300));
+    for reload in 0..RELOADS {
+        let label = if reload % 2 == 0 { "run: other" } else { "run: testkurl" };
+        let toggled = example("allow-testcurl-for-testweb")
+            .replace("name: allow-testcurl-for-testweb", "name: toggled")
+            .replace("run: testcurl", label);
+        weir.apply("toggled.yaml", &toggled);
+    }
+    let took = start.elapsed();
+    assert!(took < SENDING, "the reloads took {took:?}, longer than the traffic");
+    let generations = weir.generation() - before;
+    assert!(generations >= RELOADS as u64, "only {generations} generations came of it");
+
+    for (sender, sink) in streams {
+        let sent: Value = result(sender);
+        let seen: Value = result(sink);
+        eprintln!("{RELOADS} reloads in {took:.1?}: {seen}");
+        assert_eq!(sent["refused"], 0, "{sent}");
+        assert_eq!(seen["complete"], true, "{seen}\n{}", weir.words());
+        assert_eq!(seen["expected"], sent["sent"]);
+        for finding in ["lost", "duplicated", "reordered"] {
+            assert_eq!(seen[finding], 0, "{finding}: {seen}\n{}", weir.words());
+        }
+    }
+}
+
+/// How long the streams run: longer than the reloads take.
+const SENDING: Duration = Duration::from_secs(12);
+
+fn result(child: std::process::Child) -> Value {
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}

@@ -1,0 +1,186 @@
+//! Weir's daemons inside a lab, and the folder of manifests they obey.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::lab::{Lab, text};
+
+/// How long the daemons may take to start or a change to be enforced before the
+/// test gives up. What is measured is asserted by the tests themselves.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running `weir-dataplane` and `weir-control`; ended when dropped.
+#[derive(Debug)]
+pub struct Weir<'a> {
+    lab: &'a Lab,
+    folder: PathBuf,
+    dataplane: Child,
+    control: Child,
+}
+
+impl<'a> Weir<'a> {
+    /// Starts both and waits until the folder's first state is enforced.
+    pub fn start(lab: &'a Lab, folder: PathBuf, options: &[&str]) -> Self {
+        let mut dataplane = lab.enter("node", &binary("weir-dataplane"));
+        dataplane.args(["--offload", "off"]).args(options);
+        let mut control = lab.enter("node", &binary("weir-control"));
+        control.arg("--source").arg(format!("dir:{}", folder.display()));
+        let dataplane = Self::spawn(lab, "weir-dataplane", dataplane);
+        let control = Self::spawn(lab, "weir-control", control);
+        let mut weir = Self { lab, folder, dataplane, control };
+        weir.wait("Weir to enforce its first generation", |weir| weir.generation() > 0);
+        weir
+    }
+
+    fn spawn(lab: &Lab, name: &str, mut command: Command) -> Child {
+        let log = File::create(lab.dir().join("log").join(name)).unwrap();
+        command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    }
+
+    /// Writes a manifest aside and renames it into place. Returns at once.
+    pub fn place(&self, name: &str, content: &str) {
+        place(&self.folder, name, content);
+    }
+
+    /// Takes a manifest away. Returns at once.
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.folder.join(name)).unwrap();
+    }
+
+    /// Makes a change and waits until a later generation is enforced.
+    pub fn change(&mut self, change: impl FnOnce(&Self)) {
+        let before = self.generation();
+        change(self);
+        self.wait("the change to be enforced", |weir| weir.generation() > before);
+    }
+
+    /// Applies a manifest and waits until it is enforced.
+    pub fn apply(&mut self, name: &str, content: &str) {
+        self.change(|weir| weir.place(name, content));
+    }
+
+    /// Withdraws a manifest and waits until that is enforced.
+    pub fn withdraw(&mut self, name: &str) {
+        self.change(|weir| weir.remove(name));
+    }
+
+    /// The generation that all workers enforce; 0 before the first.
+    pub fn generation(&self) -> u64 {
+        self.status()["generation"].as_u64().unwrap_or(0)
+    }
+
+    /// What `weir status -o json` says; null while it cannot say anything.
+    pub fn status(&self) -> Value {
+        let out = self.lab.attempt("node", &binary("weir"), &["status", "-o", "json"]);
+        serde_json::from_slice(&out.stdout).unwrap_or(Value::Null)
+    }
+
+    /// What weir-control has written so far.
+    pub fn control_log(&self) -> String {
+        self.log("weir-control")
+    }
+
+    /// What weir-dataplane has written so far.
+    pub fn dataplane_log(&self) -> String {
+        self.log("weir-dataplane")
+    }
+
+    fn log(&self, name: &str) -> String {
+        text(&fs::read(self.lab.dir().join("log").join(name)).unwrap_or_default())
+    }
+
+    /// Waits until `done`; fails with both daemons' words if one has ended or
+    /// patience is over.
+    pub fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let start = Instant::now();
+        while !done(self) {
+            self.assert_alive();
+            assert!(start.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.words());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Fails if a daemon has ended.
+    pub fn assert_alive(&mut self) {
+        let ended = [&mut self.dataplane, &mut self.control].map(|child| child.try_wait().unwrap());
+        assert!(
+            ended == [None, None],
+            "a daemon ended (dataplane, control): {ended:?}\n{}",
+            self.words()
+        );
+    }
+
+    /// Both daemons' logs and the status, for the message of a failing test.
+    pub fn words(&self) -> String {
+        format!(
+            "--- weir-dataplane\n{}\n--- weir-control\n{}\n--- weir status\n{}",
+            self.dataplane_log(),
+            self.control_log(),
+            self.status()
+        )
+    }
+}
+
+impl Drop for Weir<'_> {
+    fn drop(&mut self) {
+        for child in [&mut self.control, &mut self.dataplane] {
+            end(child);
+        }
+    }
+}
+
+/// Asks a process of ours to end, and ends it if it does not.
+fn end(child: &mut Child) {
+    if let Some(pid) = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)) {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(2) {
+        if child.try_wait().is_ok_and(|status| status.is_some()) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    eprintln!("a daemon did not end on SIGTERM within 2 s");
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Writes a manifest aside and renames it into place.
+pub fn place(folder: &Path, name: &str, content: &str) {
+    let aside = folder.join(".new");
+    fs::write(&aside, content).unwrap();
+    fs::rename(aside, folder.join(name)).unwrap();
+}
+
+/// The path of a program of this workspace, built beside this test.
+///
+/// Cargo builds the programs of this package for its tests, but not those of
+/// other packages: `cargo build --bins` with the same profile does.
+pub fn binary(name: &str) -> String {
+    let own = std::env::current_exe().unwrap();
+    let built = own.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(
+        built.is_file(),
+        "{} is missing; build it first: cargo build --workspace --bins, \
+         with the profile of this test",
+        built.display()
+    );
+    built.to_str().unwrap().to_owned()
+}
+
+/// Runs a program of this workspace to its end, in a place of the lab.
+pub fn bench(lab: &Lab, place: &str, arguments: &[&str]) -> Child {
+    lab.enter(place, &binary("weir-bench"))
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
