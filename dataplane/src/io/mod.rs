@@ -11,8 +11,9 @@
 //! allocated per packet; a full transmit queue drops and counts (`tx_full`), it never
 //! blocks.
 
-
 pub mod af_xdp;
+pub mod memory;
+pub mod pcap;
 
 use std::io;
 use std::time::Duration;
