@@ -32,20 +32,16 @@ pub fn example(name: &str) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// Adds up every number called `name` under the given part of a status.
-pub fn count(status: &Value, part: &str, name: &str) -> u64 {
-    fn sum(value: &Value, name: &str) -> u64 {
-        match value {
-            Value::Object(fields) => fields
-                .iter()
-                .map(|(key, value)| match value.as_u64() {
-                    Some(number) if key == name => number,
-                    _ => sum(value, name),
-                })
-                .sum(),
-            Value::Array(items) => items.iter().map(|item| sum(item, name)).sum(),
-            _ => 0,
-        }
+/// A number of a status: `steering.punted`, `counters.rx_frames`, or packets
+/// dropped for a reason, in both directions: `drops.malformed`.
+pub fn count(status: &Value, name: &str) -> u64 {
+    let (part, field) = name.split_once('.').unwrap();
+    match &status[part] {
+        Value::Array(drops) => drops
+            .iter()
+            .filter(|drop| drop["reason"] == field)
+            .map(|drop| drop["packets"].as_u64().unwrap())
+            .sum(),
+        numbers => numbers[field].as_u64().unwrap_or_else(|| panic!("no {name} in {status}")),
     }
-    sum(&status[part], name)
 }
