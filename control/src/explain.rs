@@ -63,14 +63,23 @@ impl fmt::Display for Explanation {
     }
 }
 
+/// `TCP`, `ICMP`, or the number of a protocol without a name here.
+pub fn protocol_name(protocol: u8) -> String {
+    match protocol {
+        1 => "ICMP".to_owned(),
+        6 => "TCP".to_owned(),
+        17 => "UDP".to_owned(),
+        58 => "ICMPv6".to_owned(),
+        132 => "SCTP".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 /// `TCP/80`, `ICMP`, `protocol 50`.
 pub fn traffic_text(protocol: u8, dport: u16) -> String {
     match protocol {
-        6 => format!("TCP/{dport}"),
-        17 => format!("UDP/{dport}"),
-        132 => format!("SCTP/{dport}"),
-        1 => "ICMP".to_owned(),
-        58 => "ICMPv6".to_owned(),
+        6 | 17 | 132 => format!("{}/{dport}", protocol_name(protocol)),
+        1 | 58 => protocol_name(protocol),
         other => format!("protocol {other}"),
     }
 }

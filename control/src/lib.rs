@@ -21,6 +21,7 @@ pub mod compile;
 pub mod eval;
 pub mod explain;
 pub mod index;
+pub mod live;
 pub mod model;
 pub mod oracle;
 pub mod publisher;

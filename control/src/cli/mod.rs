@@ -5,6 +5,8 @@
 
 mod eval;
 mod explain;
+mod flows;
+mod status;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -42,6 +44,10 @@ enum Command {
     Eval(eval::Args),
     /// Why a connection passes or not, both sides, with policy and rule
     Explain(explain::Args),
+    /// The running node: generation, workers, endpoints, flows, counters
+    Status(status::Args),
+    /// The running node's flow table
+    Flows(flows::Args),
 }
 
 /// How answers are printed.
@@ -58,6 +64,8 @@ pub fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Eval(args) => eval::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Flows(args) => flows::run(args),
     };
     match result {
         Ok(code) => ExitCode::from(code),

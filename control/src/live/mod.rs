@@ -1,0 +1,250 @@
+//! The running node, read from shared memory: nobody is asked, nothing is stopped.
+//!
+//! ```text
+//!   /sys/fs/bpf/weir/  weir_counters weir_flows4 weir_flows6 weir_config   mapped read-only
+//!                      weir_steering                                       read per CPU
+//!   /run/weir/         generation.table generation.addrs endpoints.json    read as files
+//! ```
+//!
+//! The daemon may be dead: what it left is still what the hooks enforce, and is shown with the age
+//! of its last heartbeat.
+
+pub mod flows;
+pub mod status;
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use aya::maps::{Map, MapData, PerCpuArray};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use weir_table::classify::MappedClassifier;
+use weir_table::counters::{Counters, CountersError};
+use weir_table::flow::{FlowTableError, FlowView};
+use weir_table::mem::{Access, MapError, SharedWords, Words};
+use weir_table::saved::{self, SavedError};
+
+/// Numbers and names from `dataplane/bpf/weir.h`.
+mod abi {
+    include!(concat!(env!("OUT_DIR"), "/abi.rs"));
+}
+
+/// Why the running node cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// A pinned map cannot be opened.
+    #[error("cannot open {}: {reason}; is weir-dataplane running on this node, and are you root?", path.display())]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// What the kernel said.
+        reason: String,
+    },
+    /// A map was written by another version.
+    #[error(
+        "the steering maps have ABI version {found}, this program reads {}; use the `weir` that came with the running dataplane",
+        abi::ABI_VERSION
+    )]
+    Abi {
+        /// The version found.
+        found: u64,
+    },
+    /// A map cannot be mapped.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// The counters are not readable.
+    #[error(transparent)]
+    Counters(#[from] CountersError),
+    /// The flow table is not readable.
+    #[error(transparent)]
+    Flows(#[from] FlowTableError),
+    /// The saved generation is not readable.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
+    /// A file of the run directory is not readable.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Where the running node keeps its state.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Places {
+    /// Sockets and tmpfs state of the dataplane
+    #[arg(long, value_name = "DIR", default_value = weir_table::DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// Pinned maps of the dataplane
+    #[arg(long, value_name = "DIR", default_value = weir_table::DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+}
+
+/// One pod interface, as the dataplane writes it to `endpoints.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRecord {
+    /// Index of the host-side device.
+    pub ifindex: u32,
+    /// Name of the host-side device.
+    pub device: String,
+    /// Name of the pod's network namespace.
+    pub netns: String,
+    /// The pod's addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Dropped as a whole: it claims an address that another has.
+    pub quarantined: bool,
+    /// Both hooks are on the device.
+    pub attached: bool,
+}
+
+/// A pinned array, mapped read-only as a whole.
+fn map_pin(places: &Places, name: &'static str) -> Result<SharedWords, LiveError> {
+    let path = places.pin_dir.join(name);
+    let failed = |error: &dyn std::error::Error| LiveError::Pin {
+        path: path.clone(),
+        reason: root_cause(error),
+    };
+    let data = MapData::from_pin(&path).map_err(|error| failed(&error))?;
+    let info = data.info().map_err(|error| failed(&error))?;
+    let words = info.max_entries() as usize * (info.value_size() as usize / 8);
+    Ok(SharedWords::map(data.fd().as_fd(), words, Access::ReadOnly, name)?)
+}
+
+/// The innermost cause: the kernel's word rather than the library's.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// The workers' counters.
+///
+/// # Errors
+/// [`LiveError`] if no dataplane has run here.
+pub fn counters(places: &Places) -> Result<Counters<SharedWords>, LiveError> {
+    Ok(Counters::open(map_pin(places, "weir_counters")?)?)
+}
+
+/// The flow table.
+///
+/// # Errors
+/// [`LiveError`] if no dataplane has run here.
+pub fn flow_view(places: &Places) -> Result<FlowView<SharedWords>, LiveError> {
+    Ok(FlowView::new(map_pin(places, "weir_flows4")?, map_pin(places, "weir_flows6")?)?)
+}
+
+/// The steering counters by name, summed over CPUs.
+///
+/// # Errors
+/// [`LiveError`] if no dataplane has run here.
+pub fn steering(places: &Places) -> Result<Vec<(&'static str, u64)>, LiveError> {
+    let path = places.pin_dir.join("weir_steering");
+    let failed = |error: &dyn std::error::Error| LiveError::Pin {
+        path: path.clone(),
+        reason: root_cause(error),
+    };
+    let data = MapData::from_pin(&path).map_err(|error| failed(&error))?;
+    let map: PerCpuArray<MapData, u64> =
+        PerCpuArray::try_from(Map::PerCpuArray(data)).map_err(|error| failed(&error))?;
+    let read = |(index, name)| {
+        let values = map.get(&index, 0).map_err(|error| failed(&error))?;
+        Ok((name, values.iter().sum()))
+    };
+    (0u32..).zip(abi::STEERING_COUNTERS).map(read).collect()
+}
+
+/// The workers' signs of life: for each worker the nanoseconds since its last one, and after how
+/// many a worker counts as dead.
+///
+/// # Errors
+/// [`LiveError`] if no dataplane has run here, or one of another ABI.
+pub fn heartbeats(places: &Places, workers: usize) -> Result<(Vec<u64>, u64), LiveError> {
+    let config = map_pin(places, "weir_config")?;
+    let word = |index: u64| {
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        config.words().get(index).map_or(0, |word| word.load(Ordering::Acquire))
+    };
+    let found = word(abi::CONFIG_ABI_VERSION);
+    if found != abi::ABI_VERSION || (config.words().len() as u64) < abi::CONFIG_WORDS {
+        return Err(LiveError::Abi { found });
+    }
+    let now = monotonic_ns();
+    let ages = (0..workers as u64)
+        .map(|worker| now.saturating_sub(word(abi::CONFIG_HEARTBEAT + worker)))
+        .collect();
+    Ok((ages, word(abi::CONFIG_HEARTBEAT_TIMEOUT)))
+}
+
+/// The last generation that was enforced; `None` if none ever was.
+///
+/// # Errors
+/// [`LiveError::Saved`].
+pub fn generation(places: &Places) -> Result<Option<MappedClassifier>, LiveError> {
+    Ok(saved::load(&places.run_dir)?)
+}
+
+/// The pods' interfaces; none if the dataplane has not written any yet.
+///
+/// # Errors
+/// [`LiveError::File`].
+pub fn endpoints(places: &Places) -> Result<Vec<EndpointRecord>, LiveError> {
+    read_endpoints(&places.run_dir.join("endpoints.json"))
+}
+
+fn read_endpoints(path: &Path) -> Result<Vec<EndpointRecord>, LiveError> {
+    let failed = |reason: String| LiveError::File { path: path.to_owned(), reason };
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, the clock of heartbeats and ticks.
+pub fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_dataplane_is_said_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places { run_dir: dir.path().into(), pin_dir: dir.path().into() };
+        let text = counters(&places).unwrap_err().to_string();
+        assert!(text.contains("weir_counters") && text.contains("weir-dataplane"), "{text}");
+        assert!(generation(&places).unwrap().is_none());
+        assert!(endpoints(&places).unwrap().is_empty());
+        fs::write(dir.path().join("endpoints.json"), "[{").unwrap();
+        assert!(endpoints(&places).unwrap_err().to_string().contains("endpoints.json"));
+    }
+
+    #[test]
+    fn endpoints_as_the_dataplane_writes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("endpoints.json");
+        let text = r#"[{"ifindex":7,"device":"veth1","netns":"cni-1","addresses":["10.0.0.1","fd00::1"],"quarantined":false,"attached":true}]"#;
+        fs::write(&path, text).unwrap();
+        let endpoints = read_endpoints(&path).unwrap();
+        assert_eq!(endpoints[0].addresses.len(), 2);
+        assert_eq!(serde_json::to_string(&endpoints).unwrap(), text);
+    }
+
+    #[test]
+    fn names_come_from_the_header() {
+        assert_eq!(abi::STEERING_COUNTERS[0], "punted");
+        assert!(abi::STEERING_COUNTERS.contains(&"drop_no_worker"));
+    }
+}
