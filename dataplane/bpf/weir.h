@@ -51,7 +51,7 @@ struct weir_shim {
  * a whole 8-byte word, so that the daemon can store each of them atomically.
  */
 struct weir_config {
-	__u64 hash_key[8];     /* random, drawn once a boot */
+	__u64 hash_key[12];    /* random, drawn once a boot */
 	__u64 abi_version;     /* WEIR_ABI_VERSION */
 	__u64 punt_ifindex;    /* weir0; 0 while there is none */
 	__u64 workers;         /* queues in use, 1..WEIR_MAX_WORKERS; 0 = not serving */
@@ -81,15 +81,15 @@ enum weir_steering_counter {
 
 /* Where the daemon finds the fields of struct weir_config: word offsets. */
 #define WEIR_CONFIG_HASH_KEY 0
-#define WEIR_CONFIG_ABI_VERSION 8
-#define WEIR_CONFIG_PUNT_IFINDEX 9
-#define WEIR_CONFIG_WORKERS 10
-#define WEIR_CONFIG_FAIL_OPEN 11
-#define WEIR_CONFIG_MARK_VALUE 12
-#define WEIR_CONFIG_MARK_MASK 13
-#define WEIR_CONFIG_HEARTBEAT_TIMEOUT 14
-#define WEIR_CONFIG_HEARTBEAT 15
-#define WEIR_CONFIG_WORDS 79
+#define WEIR_CONFIG_ABI_VERSION 12
+#define WEIR_CONFIG_PUNT_IFINDEX 13
+#define WEIR_CONFIG_WORKERS 14
+#define WEIR_CONFIG_FAIL_OPEN 15
+#define WEIR_CONFIG_MARK_VALUE 16
+#define WEIR_CONFIG_MARK_MASK 17
+#define WEIR_CONFIG_HEARTBEAT_TIMEOUT 18
+#define WEIR_CONFIG_HEARTBEAT 19
+#define WEIR_CONFIG_WORDS 83
 
 #define WEIR_AT(field, word) \
 	_Static_assert(__builtin_offsetof(struct weir_config, field) == (word) * 8, #field)

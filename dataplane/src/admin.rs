@@ -1,8 +1,8 @@
 //! The admin side of the daemon: taking policy tables from control, following pods, and
 //! resuming from what an earlier daemon left. Nothing here is on the packet path.
 
-use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -11,18 +11,16 @@ use anyhow::{Context, Result};
 use futures_util::{FutureExt, StreamExt};
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::AsyncSocket;
-use weir_table::addrmap::AddressMap;
-use weir_table::classify::{Classifier, MappedClassifier};
-use weir_table::mem::Mapping;
-use weir_table::policy::PolicyTable;
-use weir_table::seal;
+use weir_table::publish::{Event, Listener, Receipt, ReceivedGeneration};
+use weir_table::saved;
 
 use crate::daemon::lock;
 use crate::discover::Discovery;
 use crate::node::Node;
 use crate::pods::Pods;
-use crate::state;
 
+/// How long the publication thread waits before it looks whether to stop.
+const POLL: Duration = Duration::from_millis(200);
 /// Events come in bursts (a new pod is a dozen of them); one scan serves them all.
 const SETTLE: Duration = Duration::from_millis(2);
 /// First pause before another look at an interface that has no address yet.
@@ -62,37 +60,112 @@ pub async fn watch_pods(mut discovery: Discovery, pods: Arc<Mutex<Pods>>) -> Res
     }
 }
 
-/// Completes when any worker's thread has ended.
-pub async fn watch_workers(workers: &[thread::JoinHandle<Result<()>>]) {
-    while !workers.iter().any(thread::JoinHandle::is_finished) {
+/// Completes when a worker or the publication thread has ended, which none does unless
+/// it is told to or fails.
+pub async fn watch_threads(
+    workers: &[thread::JoinHandle<Result<()>>],
+    publications: &thread::JoinHandle<Result<()>>,
+) {
+    while !workers.iter().chain([publications]).any(thread::JoinHandle::is_finished) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// Enforces what an earlier daemon enforced last, until control publishes anew.
-pub fn resume(run_dir: &Path, node: &Node, pods: &Mutex<Pods>) {
-    let resumed = match state::last_generation(run_dir) {
-        Ok(None) => return,
-        Ok(Some((table, addresses))) => rebuild(&table, &addresses),
+/// Enforces what an earlier daemon enforced last, until control publishes anew. Returns
+/// its generation; 0 if there is none.
+pub fn resume(run_dir: &Path, node: &Node, pods: &Mutex<Pods>) -> u64 {
+    let resumed = match saved::load(run_dir) {
+        Ok(None) => return 0,
+        Ok(Some(classifier)) => node.enforce(Arc::new(classifier)).map_err(anyhow::Error::from),
         Err(error) => Err(error.into()),
     };
-    match resumed.and_then(|c| Ok(node.enforce(Arc::new(c))?)) {
+    match resumed {
         Ok(enforced) => {
             lock(pods).start_enforcing();
             tracing::info!(generation = enforced.generation, "resumed the last policy table");
+            enforced.generation
         }
-        Err(error) => tracing::warn!(
-            %error,
-            "cannot resume the last policy table; waiting for weir-control to publish one"
-        ),
+        Err(error) => {
+            tracing::warn!(
+                %error,
+                "cannot resume the last policy table; waiting for weir-control to publish one"
+            );
+            0
+        }
     }
 }
 
-/// A classifier from bytes on disk; they are copied and sealed first, so that they are
-/// as immutable as what control sends.
-fn rebuild(table: &[u8], addresses: &[u8]) -> Result<MappedClassifier> {
-    let table = seal::sealed_copy("weir-policy-table", table)?;
-    let table = PolicyTable::from_bytes(Mapping::of_sealed(table.as_fd(), "policy table")?)?;
-    let addresses = seal::sealed_copy("weir-address-map", addresses)?;
-    Ok(Classifier::new(table, AddressMap::from_fd(addresses.as_fd())?)?)
+/// Takes policy tables from control; runs on a thread of its own until told to stop.
+pub struct Publications {
+    /// Where control publishes.
+    pub listener: Listener,
+    /// What the tables are for.
+    pub node: Arc<Node>,
+    /// The pods, to be attached with the first table.
+    pub pods: Arc<Mutex<Pods>>,
+    /// Where the last table is kept.
+    pub run_dir: PathBuf,
+    /// Set when the daemon stops.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Publications {
+    /// Serves until stopped.
+    ///
+    /// # Errors
+    /// When the listening socket fails.
+    pub fn serve(mut self) -> Result<()> {
+        let mut saved_stamp = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            match self.listener.poll(POLL)? {
+                Some(Event::Published(received)) => self.take(*received),
+                Some(Event::Connected { software }) => {
+                    tracing::info!(software, "publisher connected");
+                }
+                Some(Event::Refused { generation, reason }) => {
+                    tracing::warn!(?generation, reason, "refused; the last table stays in force");
+                }
+                Some(Event::Disconnected) => {
+                    tracing::warn!("publisher gone; the last table stays in force");
+                }
+                None => {}
+            }
+            saved_stamp = self.keep(saved_stamp);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, received: ReceivedGeneration) {
+        let generation = received.generation;
+        match self.node.enforce(Arc::new(received.classifier)) {
+            Ok(enforced) => {
+                lock(&self.pods).start_enforcing();
+                let workers = u32::try_from(self.node.counters().workers()).unwrap_or(u32::MAX);
+                self.listener.receipt(Receipt {
+                    generation,
+                    workers,
+                    enforced_at_ns: enforced.at_ns,
+                });
+                tracing::info!(generation, "policy table in force");
+            }
+            Err(error) => {
+                tracing::error!(generation, %error, "policy table not in force everywhere");
+                self.listener.refuse(generation, &error.to_string());
+            }
+        }
+    }
+
+    /// Keeps the table and its addresses on tmpfs, after every change of either: control
+    /// changes addresses in place. `saved` is the stamp that was kept last.
+    fn keep(&self, saved: u64) -> u64 {
+        let snapshot = self.node.current().load_full();
+        let Some(classifier) = &snapshot.classifier else { return saved };
+        let stamp = classifier.stamp();
+        if stamp != saved
+            && let Err(error) = saved::save(&self.run_dir, classifier)
+        {
+            tracing::warn!(%error, "cannot keep the policy table for a restart");
+        }
+        stamp
+    }
 }

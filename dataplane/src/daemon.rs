@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use weir_table::counters::{CounterBlock, Counters};
+use weir_table::flow::{FlowTable, HashKey};
+use weir_table::publish::Listener;
+use weir_table::saved;
 
 use crate::discover::Discovery;
-use crate::flow_memory::{FlowMemory, flow_sizes};
 use crate::io::af_xdp::AfXdp;
 use crate::netlink::Netlink;
 use crate::node::Node;
@@ -22,12 +24,14 @@ use crate::pipeline::Pipeline;
 use crate::pods::Pods;
 use crate::punt::{MAX_NATIVE_XDP_MTU, PuntPair};
 use crate::shim::SHIM_LEN;
-use crate::steer::Steering;
-use crate::steer::abi::{Config, Mark};
+use crate::steer::abi::{Config, HashKeyWords, Mark};
 use crate::steer::attach::AttachMode;
+use crate::steer::{Sizes, Steering};
 use crate::worker::Worker;
-use crate::{admin, privileges, state};
+use crate::{admin, privileges};
 
+/// What this program calls itself to publishers.
+const SOFTWARE: &str = concat!("weir-dataplane ", env!("CARGO_PKG_VERSION"));
 /// A worker that shows no sign of life for this long counts as dead. Longer than its
 /// longest sleep by far: on a crowded node the scheduler may keep it waiting.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -66,8 +70,8 @@ pub struct Daemon {
     pods: Arc<Mutex<Pods>>,
     stop: Arc<AtomicBool>,
     workers: Vec<thread::JoinHandle<Result<()>>>,
+    listener: Listener,
     _punt: PuntPair,
-    _lock: std::fs::File,
 }
 
 impl Daemon {
@@ -78,16 +82,11 @@ impl Daemon {
     /// One sentence that names what is missing and the remedy.
     pub async fn start(settings: Settings) -> Result<Self> {
         privileges::require()?;
-        state::make_run_dir(&settings.run_dir)
-            .with_context(|| format!("cannot make the run directory {}", settings.run_dir.display()))?;
-        let lock = match state::lock(&settings.run_dir) {
-            Ok(lock) => lock,
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => bail!(
-                "another weir-dataplane uses {}; stop it first or choose another --run-dir",
-                settings.run_dir.display()
-            ),
-            Err(e) => return Err(e).context("cannot lock the run directory"),
-        };
+        // Before anything is touched: this takes the run directory for this process.
+        let saved = saved::load(&settings.run_dir).ok().flatten();
+        let generation = saved.map_or(0, |classifier| classifier.generation());
+        let listener =
+            Listener::bind_at(&settings.run_dir, &settings.socket, SOFTWARE, generation)?;
         let sizes = flow_sizes(settings.flows);
         let mut steering = Steering::load(&settings.pin_dir, sizes)?;
         let maps = steering.shared_maps(sizes)?;
@@ -95,8 +94,12 @@ impl Daemon {
         config.init(random_key()?, settings.mark, settings.fail_open, HEARTBEAT_TIMEOUT);
         let counter_words = Arc::new(maps.counters);
         let counters = Counters::init(Arc::clone(&counter_words), settings.workers as usize)?;
-        let flows =
-            Arc::new(FlowMemory::open(maps.flows4, maps.flows6, config.hash_key())?);
+        let key = HashKey::from_words(config.hash_key());
+        let flows = Arc::new(FlowTable::new(maps.flows4, maps.flows6, key)?);
+        let unfinished = flows.sweep();
+        if unfinished > 0 {
+            tracing::warn!(unfinished, "freed flow entries that a dead daemon left half written");
+        }
         let node = Arc::new(Node::new(settings.workers as usize, counters));
         let punt =
             PuntPair::make(&settings.device_prefix, settings.workers, largest_mtu().await?).await?;
@@ -104,9 +107,7 @@ impl Daemon {
             near = punt.near, far = punt.far, mtu = punt.mtu, workers = settings.workers,
             attach = ?settings.attach.resolve(), mark = %settings.mark, "punt pair is up"
         );
-        punt.netns.run(|| {
-            steering.attach_delivery(&punt.far).map_err(std::io::Error::other)
-        })?;
+        punt.netns.run(|| steering.attach_delivery(&punt.far).map_err(std::io::Error::other))?;
         let stop = Arc::new(AtomicBool::new(false));
         let mut workers = Vec::new();
         for id in 0..settings.workers {
@@ -118,7 +119,8 @@ impl Daemon {
                 counters: CounterBlock::new(Arc::clone(&counter_words), id as usize)?,
                 stop: Arc::clone(&stop),
             };
-            workers.push(spawn_worker(worker, &punt, &mut steering)?);
+            let pipeline = Pipeline::new(id as usize, settings.workers as usize);
+            workers.push(spawn_worker(worker, pipeline, &punt, &mut steering)?);
         }
         steering.attach_return(&punt.near, settings.attach)?;
         config.serve(punt.near_index, settings.workers);
@@ -130,7 +132,7 @@ impl Daemon {
             &settings.run_dir,
             punt.mtu - shim,
         )));
-        Ok(Self { settings, node, pods, stop, workers, _punt: punt, _lock: lock })
+        Ok(Self { settings, node, pods, stop, workers, listener, _punt: punt })
     }
 
     /// Finds pods and takes policy tables until `shutdown` completes. Hooks and pins
@@ -143,20 +145,28 @@ impl Daemon {
         let first = discovery.scan().await?;
         lock(&self.pods).apply(first)?;
         admin::resume(&self.settings.run_dir, &self.node, &self.pods);
-        let publisher = admin::listen(&self.settings, Arc::clone(&self.node), Arc::clone(&self.pods))?;
+        let publications = admin::Publications {
+            listener: self.listener,
+            node: self.node,
+            pods: Arc::clone(&self.pods),
+            run_dir: self.settings.run_dir,
+            stop: Arc::clone(&self.stop),
+        };
+        let publications =
+            thread::Builder::new().name("weir-publish".into()).spawn(|| publications.serve())?;
         tracing::info!(socket = %self.settings.socket.display(), "ready for policy tables");
         tokio::select! {
             result = admin::watch_pods(discovery, Arc::clone(&self.pods)) => result?,
-            () = admin::watch_workers(&self.workers) => bail!("a worker ended; see the log above"),
+            () = admin::watch_threads(&self.workers, &publications) => {}
             () = shutdown => {}
         }
         tracing::info!("stopping; hooks and flow table stay, `weir uninstall` removes them");
         self.stop.store(true, Ordering::Relaxed);
-        drop(publisher);
-        for worker in self.workers {
-            match worker.join() {
+        for thread in self.workers.into_iter().chain([publications]) {
+            let name = thread.thread().name().unwrap_or("thread").to_owned();
+            match thread.join() {
                 Ok(result) => result?,
-                Err(_) => bail!("a worker panicked"),
+                Err(_) => bail!("{name} panicked"),
             }
         }
         Ok(())
@@ -171,13 +181,13 @@ pub(crate) fn lock(pods: &Mutex<Pods>) -> std::sync::MutexGuard<'_, Pods> {
 /// Starts a worker in weir1's namespace and registers its socket.
 fn spawn_worker(
     worker: Worker,
+    pipeline: Pipeline,
     punt: &PuntPair,
     steering: &mut Steering,
 ) -> Result<thread::JoinHandle<Result<()>>> {
     let id = worker.id;
     let io = punt.netns.run(|| AfXdp::open(&punt.far, id, punt.mtu))?;
     steering.set_socket(id, io.fd())?;
-    let pipeline = Pipeline::new(id);
     let handle = thread::Builder::new().name(format!("weir-worker-{id}")).spawn(move || {
         pin_to_core(id);
         worker.run(io, pipeline).with_context(|| format!("worker {id} stopped"))
@@ -199,6 +209,14 @@ fn pin_to_core(n: u32) {
     }
 }
 
+/// Sizes of the flow table for a number of flows: twice as many IPv4 entries, rounded up
+/// to a power of two, because two-choice buckets fill evenly to about half; the same
+/// memory once more for IPv6, whose entries are twice as large.
+fn flow_sizes(flows: u32) -> Sizes {
+    let flows6 = flows.next_power_of_two();
+    Sizes { flows4: flows6 * 2, flows6 }
+}
+
 /// The largest MTU of any device that could be a pod's and that native XDP can carry.
 async fn largest_mtu() -> Result<u32> {
     let shim = u32::try_from(SHIM_LEN).unwrap_or(16);
@@ -215,12 +233,13 @@ async fn largest_mtu() -> Result<u32> {
 }
 
 /// The secret of this boot.
-fn random_key() -> Result<[u64; 8]> {
-    let mut bytes = [0u8; 64];
+fn random_key() -> Result<HashKeyWords> {
+    let mut bytes = [0u8; size_of::<HashKeyWords>()];
     let mut filled = 0;
     while filled < bytes.len() {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-            .context("the kernel gives no random numbers")?;
+        filled +=
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+                .context("the kernel gives no random numbers")?;
     }
     Ok(std::array::from_fn(|i| {
         let mut word = [0; 8];

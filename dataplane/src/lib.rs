@@ -1,14 +1,18 @@
 //! Weir's packet path: everything between a pod's host-side device and a verdict.
 //!
-//! Read in this order: [`shim`] and [`frame`] (what travels), [`io`] (where it comes
-//! from).
+//! `dataplane/README.md` is the architecture book. Read in this order: [`shim`] and
+//! [`frame`] (what travels), [`io`] (where it comes from), [`pipeline`] (what becomes of
+//! it), [`worker`] (the loop), [`node`] and [`pods`] (what the loop is told), [`steer`]
+//! and [`punt`] (the kernel's side), [`daemon`] (how it all starts).
 //!
 //! `unsafe` lives only in the modules that talk to rings and to the kernel; all others
 //! forbid it.
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod admin;
 pub mod clock;
+pub mod daemon;
 pub mod discover;
 pub mod endpoints;
 pub mod ethtool;
@@ -16,7 +20,13 @@ pub mod frame;
 pub mod io;
 pub mod netlink;
 pub mod netns;
+pub mod node;
 pub mod parse;
+pub mod pipeline;
+pub mod pods;
+pub mod privileges;
 pub mod punt;
 pub mod shim;
+pub mod state;
 pub mod steer;
+pub mod worker;

@@ -96,7 +96,10 @@ impl Pods {
             }) {
                 tracing::info!(device = gone.device, netns = gone.netns, "pod interface gone");
                 if self.attached.remove(&gone.ifindex) {
-                    self.steering.lock().unwrap_or_else(PoisonError::into_inner).forget(gone.ifindex);
+                    self.steering
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .forget(gone.ifindex);
                 }
             }
             for new in scan.bindings.iter().filter(|b| !self.bindings.contains(b)) {
@@ -106,7 +109,9 @@ impl Pods {
                 );
                 if new.mtu > self.max_mtu {
                     tracing::error!(
-                        device = new.device, mtu = new.mtu, limit = self.max_mtu,
+                        device = new.device,
+                        mtu = new.mtu,
+                        limit = self.max_mtu,
                         "packets larger than the limit will be lost on their way to a worker; \
                          restart weir-dataplane so that it sizes its device anew, or lower the MTU"
                     );

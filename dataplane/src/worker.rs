@@ -17,13 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use weir_table::counters::{Counter, CounterBlock};
+use weir_table::flow::FlowTable;
 use weir_table::mem::SharedWords;
 
 use crate::clock;
-use crate::flow_memory::FlowMemory;
 use crate::io::{IoStats, PacketIo};
 use crate::node::Node;
 use crate::pipeline::{Pipeline, View};
+use crate::shim::SHIM_LEN;
 use crate::steer::abi::Config;
 
 /// Empty polls in a row after which the worker sleeps: some 50 µs of spinning, longer
@@ -43,7 +44,7 @@ pub struct Worker {
     /// The hooks' record, for the heartbeat.
     pub config: Arc<Config>,
     /// The flow table shared by all workers.
-    pub flows: Arc<FlowMemory>,
+    pub flows: Arc<FlowTable<SharedWords>>,
     /// Its own counters.
     pub counters: CounterBlock<Arc<SharedWords>>,
     /// Set when the daemon stops.
@@ -70,7 +71,7 @@ impl Worker {
             let view = View {
                 classifier: state.classifier.as_deref(),
                 endpoints: &state.endpoints,
-                flows: self.flows.tables(),
+                flows: &self.flows,
             };
             let now = clock::coarse_ns();
             let received = io.burst(|frames| {
@@ -108,11 +109,7 @@ impl Worker {
 }
 
 /// Adds what the socket's totals have grown by to the shared counters.
-fn publish_io(
-    counters: &CounterBlock<Arc<SharedWords>>,
-    seen: &mut IoStats,
-    now: IoStats,
-) {
+fn publish_io(counters: &CounterBlock<Arc<SharedWords>>, seen: &mut IoStats, now: IoStats) {
     let grown = [
         (Counter::XskRxDropped, now.rx_dropped, seen.rx_dropped),
         (Counter::XskRxRingFull, now.rx_ring_full, seen.rx_ring_full),
@@ -120,9 +117,17 @@ fn publish_io(
         (Counter::XskRxInvalid, now.rx_invalid_descs, seen.rx_invalid_descs),
         (Counter::XskTxInvalid, now.tx_invalid_descs, seen.tx_invalid_descs),
         (Counter::RxFrames, now.rx_frames, seen.rx_frames),
-        (Counter::RxBytes, now.rx_bytes, seen.rx_bytes),
+        (
+            Counter::RxBytes,
+            without_shim(now.rx_bytes, now.rx_frames),
+            without_shim(seen.rx_bytes, seen.rx_frames),
+        ),
         (Counter::TxFrames, now.tx_frames, seen.tx_frames),
-        (Counter::TxBytes, now.tx_bytes, seen.tx_bytes),
+        (
+            Counter::TxBytes,
+            without_shim(now.tx_bytes, now.tx_frames),
+            without_shim(seen.tx_bytes, seen.tx_frames),
+        ),
     ];
     for (counter, new, old) in grown {
         if new != old {
@@ -130,4 +135,9 @@ fn publish_io(
         }
     }
     *seen = now;
+}
+
+/// What the packets themselves amount to.
+fn without_shim(bytes: u64, frames: u64) -> u64 {
+    bytes.saturating_sub(frames * SHIM_LEN as u64)
 }

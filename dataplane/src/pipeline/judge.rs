@@ -46,13 +46,20 @@ pub(super) fn describe(src: Address, dst: Address, protocol: u8, dport: u16) -> 
     Connection { src, dst, protocol, dport: if has_ports { dport } else { 0 } }
 }
 
-/// Asks the policy. `Err` says which half denied.
+/// Asks the policy. `Err` says which half denied, or that an end of this node has no
+/// policy yet.
 #[inline]
 pub(super) fn judge<B: AsRef<[u8]>, W: Words>(
     classifier: &Classifier<B, W>,
     connection: &Connection,
     halves: Halves,
 ) -> Result<(), Reason> {
+    // An endpoint that the address map does not name has no policy yet: quarantine. An
+    // address of no pod would be judged as the outside is, and pass unrestricted.
+    let unknown = |asked: bool, own: Address| asked && !classifier.is_pod(own);
+    if unknown(halves.egress, connection.src) || unknown(halves.ingress, connection.dst) {
+        return Err(Reason::Quarantined);
+    }
     let judgement = classifier.evaluate(connection);
     let denied = |asked: bool, verdict: Verdict| asked && !verdict.is_allow();
     if denied(halves.egress, judgement.egress) {

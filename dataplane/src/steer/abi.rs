@@ -61,6 +61,9 @@ impl std::fmt::Display for Mark {
     }
 }
 
+/// The secret that places flows in the table and packets on workers.
+pub type HashKeyWords = [u64; CONFIG_ABI_VERSION as usize];
+
 /// The daemon's view of `struct weir_config`, mapped from the pinned array.
 #[derive(Debug)]
 pub struct Config {
@@ -91,7 +94,13 @@ impl Config {
 
     /// Puts down what does not change while a daemon runs. A key that is there
     /// already is kept: flows in the table were placed by it.
-    pub fn init(&self, key: [u64; 8], mark: Mark, fail_open: bool, heartbeat_timeout: Duration) {
+    pub fn init(
+        &self,
+        key: HashKeyWords,
+        mark: Mark,
+        fail_open: bool,
+        heartbeat_timeout: Duration,
+    ) {
         if self.get(CONFIG_HASH_KEY) == 0 {
             for (word, value) in (CONFIG_HASH_KEY..).zip(key) {
                 self.set(word, value);
@@ -106,7 +115,7 @@ impl Config {
     }
 
     /// The secret that places flows in the table and packets on workers.
-    pub fn hash_key(&self) -> [u64; 8] {
+    pub fn hash_key(&self) -> HashKeyWords {
         std::array::from_fn(|i| self.words.words().get(i).map_or(0, |w| w.load(Ordering::Relaxed)))
     }
 
@@ -164,9 +173,9 @@ mod tests {
     fn a_key_survives_a_restart() {
         let config = Config::new(SharedWords::heap(CONFIG_WORDS as usize));
         assert_eq!(config.abi_version(), 0);
-        config.init([7; 8], Mark::DEFAULT, false, Duration::from_secs(2));
-        config.init([9; 8], Mark::DEFAULT, true, Duration::from_secs(2));
-        assert_eq!(config.hash_key(), [7; 8]);
+        config.init([7; 12], Mark::DEFAULT, false, Duration::from_secs(2));
+        config.init([9; 12], Mark::DEFAULT, true, Duration::from_secs(2));
+        assert_eq!(config.hash_key(), [7; 12]);
         assert_eq!(config.abi_version(), u64::from(ABI_VERSION));
     }
 }

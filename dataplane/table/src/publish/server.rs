@@ -120,7 +120,21 @@ impl Listener {
     /// # Errors
     /// [`PublishError`]: `InUse`, `ForeignDirectory`, or `Listen` with the step.
     pub fn bind(run_dir: &Path, software: &str, generation: u64) -> Result<Listener, PublishError> {
-        let path = run_dir.join(SOCKET_FILE);
+        Listener::bind_at(run_dir, &run_dir.join(SOCKET_FILE), software, generation)
+    }
+
+    /// As [`Listener::bind`], with the socket at a path of the operator's choice; the
+    /// directory that holds it decides who can reach it.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`].
+    pub fn bind_at(
+        run_dir: &Path,
+        path: &Path,
+        software: &str,
+        generation: u64,
+    ) -> Result<Listener, PublishError> {
+        let path = path.to_owned();
         let directory = take_directory(run_dir)?;
         let failed = |step| {
             let path = path.clone();
