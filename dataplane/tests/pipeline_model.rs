@@ -149,9 +149,7 @@ impl Model {
         }
         match direction {
             Direction::FromPod if support::actor_of(p.src.0) != pod => Err(Reason::SpoofedSource),
-            Direction::ToPod
-                if support::actor_of(p.dst.0) != pod && !p.dst.0.is_multicast() =>
-            {
+            Direction::ToPod if support::actor_of(p.dst.0) != pod && !p.dst.0.is_multicast() => {
                 Err(Reason::NotEndpoint)
             }
             _ => Ok(()),
@@ -181,8 +179,7 @@ impl Model {
         let forward = flow.client == p.src && flow.server == p.dst;
         let (client_device, server_device) = if forward { (src, dst) } else { (dst, src) };
         let devices = (client_device, server_device);
-        if flow.generation != self.generation
-            || (flow.client_device, flow.server_device) != devices
+        if flow.generation != self.generation || (flow.client_device, flow.server_device) != devices
         {
             let verdict = self.policy(
                 flow.client.0,
@@ -256,8 +253,7 @@ impl Model {
         router: Address,
         about: &Packet,
     ) -> Expected {
-        let outer =
-            Packet { src: (router, 0), dst: (about.src.0, 0), protocol: 0, tcp_flags: 0 };
+        let outer = Packet { src: (router, 0), dst: (about.src.0, 0), protocol: 0, tcp_flags: 0 };
         self.admit(device, direction, &outer)?;
         if direction == Direction::FromPod
             && support::actor_of(about.dst.0) != support::actor_of(router)
@@ -326,13 +322,25 @@ enum Step {
 
 #[derive(Debug, Clone, Copy)]
 enum What {
-    Transport { protocol: u8, tcp_flags: u8, sport: u16, dport: u16 },
-    Echo { reply: bool },
+    Transport {
+        protocol: u8,
+        tcp_flags: u8,
+        sport: u16,
+        dport: u16,
+    },
+    Echo {
+        reply: bool,
+    },
     Gre,
     Group,
     /// An error about a packet of this kind that went from `dst` to `src`; from its
     /// receiver or from a router outside.
-    Error { protocol: u8, sport: u16, dport: u16, from_router: bool },
+    Error {
+        protocol: u8,
+        sport: u16,
+        dport: u16,
+        from_router: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

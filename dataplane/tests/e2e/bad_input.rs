@@ -95,7 +95,7 @@ fn broken_manifests_are_named_and_harm_nothing_else() {
 fn policy(name: &str, spec: &str) -> String {
     format!(
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
-         metadata: {{name: {name}, namespace: demo}}\nspec: {spec}\n"
+         metadata: {{name: {name}, namespace: default}}\nspec: {spec}\n"
     )
 }
 

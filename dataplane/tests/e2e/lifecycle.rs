@@ -15,7 +15,10 @@ fn pods_come_and_go() {
 
     let come = |weir: &Weir<'_>, pod: &str| {
         lab.pod(pod);
-        weir.place(&format!("pod-{pod}.json"), &lab.manifest("demo/late", pod, &["run=testweb"]));
+        weir.place(
+            &format!("pod-{pod}.json"),
+            &lab.manifest("default/late", pod, &["run=testweb"]),
+        );
         serve(&lab, pod);
     };
     come(&weir, "late");

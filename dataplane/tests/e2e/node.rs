@@ -9,7 +9,7 @@ use crate::lab::{Cni, Lab};
 use crate::probe::serve;
 use crate::weir::place;
 
-/// A lab with pods `web`, `curl`, `kurl` (in namespace demo, labelled as in the
+/// A lab with pods `web`, `curl`, `kurl` (in namespace default, labelled as in the
 /// exercise) and echo servers in `web`.
 pub fn node(cni: Cni) -> (Lab, PathBuf) {
     let lab = Lab::up(cni);
@@ -19,7 +19,7 @@ pub fn node(cni: Cni) -> (Lab, PathBuf) {
     for (pod, label) in [("web", "run=testweb"), ("curl", "run=testcurl"), ("kurl", "run=testkurl")]
     {
         lab.pod(pod);
-        let manifest = lab.manifest(&format!("demo/{pod}"), pod, &[label]);
+        let manifest = lab.manifest(&format!("default/{pod}"), pod, &[label]);
         place(&folder, &format!("pod-{pod}.json"), &manifest);
     }
     serve(&lab, "web");
