@@ -1,0 +1,117 @@
+//! A worker's state without the thread, and the packets that most cases use.
+
+use weir_dataplane::endpoints::Endpoints;
+use weir_dataplane::frame::Frame;
+use weir_dataplane::pipeline::{Pipeline, View};
+use weir_dataplane::shim::{Direction, Shim, ShimFlags};
+use weir_table::addr::Address;
+use weir_table::counters::Reason;
+
+use super::{HeapClassifier, HeapFlows, Matrix, ONE, TWO, Tally, frames};
+
+use Did::{Drop, Pass, PassBoth};
+
+/// A node with everything that a worker would have.
+pub struct Node {
+    pub pipeline: Pipeline,
+    pub classifier: Option<HeapClassifier>,
+    pub endpoints: Endpoints,
+    pub flows: HeapFlows,
+    pub tally: Tally,
+    pub seconds: u64,
+}
+
+/// What the pipeline did with a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Did {
+    /// Passed this hook.
+    Pass,
+    /// Passed, and the second hook need not ask.
+    PassBoth,
+    Drop(Reason),
+}
+
+impl Node {
+    pub fn new(matrix: Matrix) -> Self {
+        Self::with_flows(matrix, super::flow_table())
+    }
+
+    pub fn with_flows(matrix: Matrix, flows: HeapFlows) -> Self {
+        Self {
+            pipeline: Pipeline::new(0, 1),
+            classifier: Some(matrix.classifier(1)),
+            endpoints: super::two_endpoints(),
+            flows,
+            tally: Tally::new(),
+            seconds: 5000,
+        }
+    }
+
+    pub fn publish(&mut self, matrix: Matrix) {
+        let generation = self.classifier.as_ref().map_or(1, |c| c.generation() + 1);
+        self.classifier = Some(matrix.classifier(generation));
+    }
+
+    pub fn punt(&mut self, device: u32, direction: Direction, ethernet: &[u8]) -> Did {
+        let mut frame = Vec::new();
+        Shim::new(device, direction).push_punted(ethernet, &mut frame);
+        self.raw(&mut frame)
+    }
+
+    pub fn raw(&mut self, frame: &mut [u8]) -> Did {
+        let before = self.tally.drops();
+        let accept = self.burst(&mut [Frame::new(frame)]).contains(&true);
+        if accept {
+            let shim = Shim::of_accepted(frame).unwrap();
+            return if shim.flags.contains(ShimFlags::COVERS_BOTH) { PassBoth } else { Pass };
+        }
+        let after = self.tally.drops();
+        let (reason, _) = after.iter().find(|entry| !before.contains(entry)).unwrap();
+        Drop(*reason)
+    }
+
+    pub fn burst(&mut self, frames: &mut [Frame<'_>]) -> Vec<bool> {
+        let view = View {
+            classifier: self.classifier.as_ref(),
+            endpoints: &self.endpoints,
+            flows: &self.flows,
+        };
+        let now = self.seconds * 1_000_000_000;
+        self.pipeline.process(frames, &view, now, &self.tally.block);
+        frames.iter().map(|frame| frame.accept).collect()
+    }
+
+    pub fn expire(&mut self) {
+        let view = View {
+            classifier: self.classifier.as_ref(),
+            endpoints: &self.endpoints,
+            flows: &self.flows,
+        };
+        // As often as it takes to pass over the whole table.
+        for _ in 0..100 {
+            let now = self.seconds * 1_000_000_000;
+            self.pipeline.expire(&view, now, &self.tally.block);
+        }
+    }
+}
+
+pub fn ip(actor: usize) -> Address {
+    super::address(actor, false)
+}
+
+/// From ONE's client port to TWO's web server.
+pub fn request(flags: u8) -> Vec<u8> {
+    frames::tcp((ip(ONE), 4000), (ip(TWO), 80), flags)
+}
+
+/// The other way.
+pub fn response(flags: u8) -> Vec<u8> {
+    frames::tcp((ip(TWO), 80), (ip(ONE), 4000), flags)
+}
+
+pub const NO_WAY_BACK: Matrix = Matrix { egress: Matrix::OPEN.egress, ingress: NOTHING_INTO_ONE };
+pub const NOTHING_INTO_ONE: [[u8; 4]; 4] = {
+    let mut table = Matrix::OPEN.ingress;
+    table[ONE] = [0; 4];
+    table
+};
