@@ -3,8 +3,8 @@
  * What the steering program and the daemon agree on: the shim in front of a
  * punted frame, the configuration record and the steering counters.
  *
- * build.rs turns the numbers and the counters' names below into Rust
- * (dataplane/src/steer/abi.rs), and the assertions at the end tie the structs
+ * dataplane/table/build.rs turns the numbers and the counters' names below into
+ * Rust (weir_table::abi), and the assertions at the end tie the structs
  * to the same numbers, so the two sides cannot drift apart.
  */
 #ifndef WEIR_H

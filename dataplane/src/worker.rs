@@ -62,33 +62,39 @@ impl Worker {
         let (mut empty, mut housekept) = (0, 0);
         let mut io_seen = IoStats::default();
         let mut slice_start = clock::monotonic_ns();
+        let mut generation = 0;
         self.config.heartbeat(self.id, slice_start);
         gate.unpark();
         while !self.stop.load(Ordering::Relaxed) {
             let state = snapshot.load();
             gate.entered(state.version);
-            self.counters.set_generation(state.generation());
+            if state.generation() != generation {
+                generation = state.generation();
+                self.counters.set_generation(generation);
+                self.counters.add(Counter::TableSwaps, 1);
+            }
             let view = View {
                 classifier: state.classifier.as_deref(),
                 endpoints: &state.endpoints,
                 flows: &self.flows,
             };
-            let now = clock::coarse_ns();
+            let now = clock::monotonic_ns();
             let received = io.burst(|frames| {
                 pipeline.process(frames, &view, now, &self.counters);
             })?;
             if received > 0 {
                 empty = 0;
                 self.counters.add(Counter::Bursts, 1);
+                self.counters.add(Counter::BusyNs, clock::monotonic_ns().wrapping_sub(now));
             } else {
                 empty += 1;
+                self.counters.add(Counter::EmptyPolls, 1);
             }
             if now.wrapping_sub(housekept) > HOUSEKEEPING_NS {
                 housekept = now;
-                let end = clock::monotonic_ns();
-                self.config.heartbeat(self.id, end);
-                self.counters.add(Counter::TotalNs, end.wrapping_sub(slice_start));
-                slice_start = end;
+                self.config.heartbeat(self.id, now);
+                self.counters.add(Counter::TotalNs, now.wrapping_sub(slice_start));
+                slice_start = now;
                 pipeline.expire(&view, now, &self.counters);
                 publish_io(&self.counters, &mut io_seen, io.stats());
             }
@@ -104,6 +110,8 @@ impl Worker {
             }
         }
         gate.park();
+        // Dead from now on, not only after the heartbeat's timeout.
+        self.config.heartbeat(self.id, 0);
         Ok(())
     }
 }

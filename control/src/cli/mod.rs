@@ -7,6 +7,7 @@ mod eval;
 mod explain;
 mod flows;
 mod status;
+mod uninstall;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,6 +49,8 @@ enum Command {
     Status(status::Args),
     /// The running node's flow table
     Flows(flows::Args),
+    /// Take hooks, pins and state off this node, after weir-dataplane has stopped
+    Uninstall(uninstall::Args),
 }
 
 /// How answers are printed.
@@ -66,6 +69,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Status(args) => status::run(args),
         Command::Flows(args) => flows::run(args),
+        Command::Uninstall(args) => uninstall::run(args),
     };
     match result {
         Ok(code) => ExitCode::from(code),

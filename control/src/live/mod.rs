@@ -11,6 +11,7 @@
 
 pub mod flows;
 pub mod status;
+pub mod uninstall;
 
 use std::fs;
 use std::io;
@@ -22,16 +23,12 @@ use std::sync::atomic::Ordering;
 use aya::maps::{Map, MapData, PerCpuArray};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use weir_table::abi;
 use weir_table::classify::MappedClassifier;
 use weir_table::counters::{Counters, CountersError};
 use weir_table::flow::{FlowTableError, FlowView};
 use weir_table::mem::{Access, MapError, SharedWords, Words};
 use weir_table::saved::{self, SavedError};
-
-/// Numbers and names from `dataplane/bpf/weir.h`.
-mod abi {
-    include!(concat!(env!("OUT_DIR"), "/abi.rs"));
-}
 
 /// Why the running node cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -168,17 +165,17 @@ pub fn steering(places: &Places) -> Result<Vec<(&'static str, u64)>, LiveError> 
 /// [`LiveError`] if no dataplane has run here, or one of another ABI.
 pub fn heartbeats(places: &Places, workers: usize) -> Result<(Vec<u64>, u64), LiveError> {
     let config = map_pin(places, "weir_config")?;
-    let word = |index: u64| {
-        let index = usize::try_from(index).unwrap_or(usize::MAX);
-        config.words().get(index).map_or(0, |word| word.load(Ordering::Acquire))
+    let word = |index: u32| {
+        config.words().get(index as usize).map_or(0, |word| word.load(Ordering::Acquire))
     };
     let found = word(abi::CONFIG_ABI_VERSION);
-    if found != abi::ABI_VERSION || (config.words().len() as u64) < abi::CONFIG_WORDS {
+    if found != u64::from(abi::ABI_VERSION) || config.words().len() < abi::CONFIG_WORDS as usize {
         return Err(LiveError::Abi { found });
     }
     let now = monotonic_ns();
-    let ages = (0..workers as u64)
-        .map(|worker| now.saturating_sub(word(abi::CONFIG_HEARTBEAT + worker)))
+    let ages = (abi::CONFIG_HEARTBEAT..)
+        .take(workers)
+        .map(|index| now.saturating_sub(word(index)))
         .collect();
     Ok((ages, word(abi::CONFIG_HEARTBEAT_TIMEOUT)))
 }

@@ -1,5 +1,4 @@
-//! The kernel boundary in numbers, generated from `bpf/weir.h` by `build.rs`, and the
-//! configuration record that every hook reads.
+//! The configuration record that every hook reads, and the mark.
 //!
 //! Invariants of the record: the ABI version is stored last, with release order, so a
 //! hook that sees it sees a complete record; every field is one aligned 8-byte word, so
@@ -9,10 +8,9 @@ use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+pub use weir_table::abi::*;
 use weir_table::addr::Address;
 use weir_table::mem::{SharedWords, Words};
-
-include!(concat!(env!("OUT_DIR"), "/abi.rs"));
 
 /// The bits of `skb->mark` by which a hook knows a packet that a worker accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

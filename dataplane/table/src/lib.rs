@@ -15,6 +15,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
+pub mod abi;
 pub mod addr;
 pub mod addrmap;
 pub mod classify;

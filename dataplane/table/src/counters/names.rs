@@ -143,8 +143,6 @@ named! {
         XskRxRingFull = "xsk_rx_ring_full",
         /// `rx_fill_ring_empty_descs` of `XDP_STATISTICS`.
         XskFillEmpty = "xsk_fill_empty",
-        /// `tx_ring_empty_descs` of `XDP_STATISTICS`.
-        XskTxEmpty = "xsk_tx_empty",
         /// Policy tables taken over.
         TableSwaps = "table_swaps",
     }
