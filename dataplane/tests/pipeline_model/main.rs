@@ -68,10 +68,20 @@ impl Real {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Packet { src: usize, dst: usize, six: bool, what: What, hooks: Hooks },
+    Packet {
+        src: usize,
+        dst: usize,
+        six: bool,
+        what: What,
+        hooks: Hooks,
+    },
     Policy(Matrix),
     Wait(u64),
-    Two { device: u32, quarantined: bool },
+    /// Pod TWO gets another device, or none.
+    Two {
+        device: u32,
+        quarantined: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -87,14 +97,24 @@ enum What {
     },
     Gre,
     Group,
-    /// An error about a packet of this kind that went from `dst` to `src`; from its
-    /// receiver or from a router outside.
+    /// An error about a packet of this kind that went from `dst` to `src`.
     Error {
         protocol: u8,
         sport: u16,
         dport: u16,
-        from_router: bool,
+        by: By,
     },
+}
+
+/// Who sends an ICMP error.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum By {
+    /// The receiver of the packet.
+    Receiver,
+    /// A router outside.
+    Router,
+    /// A pod that has no business with it, more often than not.
+    Meddler,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -114,6 +134,10 @@ fn any_matrix() -> impl Strategy<Value = Matrix> {
     (rows.clone(), rows).prop_map(|(egress, ingress)| Matrix { egress, ingress })
 }
 
+fn any_reporter() -> impl Strategy<Value = By> {
+    prop_oneof![Just(By::Receiver), Just(By::Router), Just(By::Meddler)]
+}
+
 fn any_what() -> impl Strategy<Value = What> {
     let port = || prop_oneof![Just(80u16), Just(53), Just(1000)];
     let flags = prop_oneof![
@@ -130,9 +154,9 @@ fn any_what() -> impl Strategy<Value = What> {
         3 => any::<bool>().prop_map(|reply| What::Echo { reply }),
         1 => Just(What::Gre),
         1 => Just(What::Group),
-        3 => (prop_oneof![Just(6u8), Just(17)], port(), port(), any::<bool>()).prop_map(
-            |(protocol, sport, dport, from_router)| What::Error {
-                protocol, sport, dport, from_router
+        3 => (prop_oneof![Just(6u8), Just(17)], port(), port(), any_reporter()).prop_map(
+            |(protocol, sport, dport, by)| What::Error {
+                protocol, sport, dport, by
             }
         ),
     ]
@@ -154,15 +178,18 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => any_matrix().prop_map(Step::Policy),
         3 => proptest::sample::select(vec![1u64, 9, 11, 21, 31, 119, 121, 3601])
             .prop_map(Step::Wait),
-        1 => (prop_oneof![3 => Just(12u32), 1 => Just(22)], proptest::bool::weighted(0.2))
+        1 => (prop_oneof![4 => Just(12u32), 1 => Just(22), 2 => Just(0)], proptest::bool::weighted(0.2))
             .prop_map(|(device, quarantined)| Step::Two { device, quarantined }),
     ]
 }
 
 fn endpoints(model: &Model) -> Endpoints {
-    let builder = EndpointsBuilder::new()
-        .with(support::endpoint(ONE, model.one.0, model.one.1))
-        .with(support::endpoint(TWO, model.two.0, model.two.1));
+    let mut builder = EndpointsBuilder::new();
+    for pod in [ONE, TWO] {
+        if let Some((device, quarantined)) = model.pod(support::address(pod, false)) {
+            builder.add(support::endpoint(pod, device, quarantined));
+        }
+    }
     builder.build().0
 }
 
@@ -230,22 +257,29 @@ impl Pair {
                 let p = Packet { src: s, dst: d, protocol: 17, tcp_flags: 0 };
                 (frames::udp(s, d), Meaning::Packet(p))
             }
-            What::Error { protocol, sport, dport, from_router } => {
+            What::Error { protocol, sport, dport, by } => {
                 let (s, d) = ((to, sport), (from, dport));
                 let about = Packet { src: s, dst: d, protocol, tcp_flags: 0 };
                 let quoted = match protocol {
                     6 => frames::tcp(s, d, ACK),
                     _ => frames::udp(s, d),
                 };
-                let router = if from_router { support::address(OUTSIDE, six) } else { from };
+                let router = match by {
+                    By::Receiver => from,
+                    By::Router => support::address(OUTSIDE, six),
+                    By::Meddler => support::address(if dst == ONE { TWO } else { ONE }, six),
+                };
                 let frame = frames::unreachable(router, to, &quoted);
                 (frame, Meaning::Error(router, about))
             }
         };
         match hooks {
             Hooks::Natural => {
-                let from_outside = matches!(what, What::Error { from_router: true, .. });
-                if let Some((device, _)) = sender.filter(|_| !from_outside) {
+                let sender = match meaning {
+                    Meaning::Packet(_) => sender,
+                    Meaning::Error(router, _) => self.model.pod(router),
+                };
+                if let Some((device, _)) = sender {
                     let covered = self.cross(device, Direction::FromPod, &frame, &meaning);
                     if covered != Ok(false) {
                         return;

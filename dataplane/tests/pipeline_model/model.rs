@@ -79,7 +79,7 @@ pub struct Model {
     pub matrix: Matrix,
     pub generation: u64,
     pub now: u64,
-    /// Device and quarantine of pods ONE and TWO.
+    /// Device and quarantine of pods ONE and TWO; device 0: not on this node.
     pub one: (u32, bool),
     pub two: (u32, bool),
 }
@@ -102,7 +102,7 @@ impl Model {
     pub fn pod(&self, address: Address) -> Option<(u32, bool)> {
         match support::actor_of(address) {
             ONE => Some(self.one),
-            TWO => Some(self.two),
+            TWO => Some(self.two).filter(|&(device, _)| device != 0),
             _ => None,
         }
     }
@@ -140,7 +140,7 @@ impl Model {
     fn admit(&self, device: u32, direction: Direction, p: &Packet) -> Result<(), Reason> {
         let pod = [ONE, TWO]
             .into_iter()
-            .find(|&pod| self.pod(support::address(pod, false)).unwrap().0 == device)
+            .find(|&pod| self.pod(support::address(pod, false)).is_some_and(|(d, _)| d == device))
             .ok_or(Reason::UnknownInterface)?;
         if self.pod(support::address(pod, false)).unwrap().1 {
             return Err(Reason::Quarantined);
