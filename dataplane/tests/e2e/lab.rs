@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
 
 /// The CNI plugin that wires the pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,13 +72,16 @@ impl Lab {
         self.run(&["unpod", name]);
     }
 
-    /// The address of a pod.
+    /// The address of a pod, from the CNI plugin's answer.
     pub fn address(&self, pod: &str, family: Family) -> IpAddr {
-        self.run(&["ips", pod])
-            .lines()
-            .map(|line| line.parse::<IpAddr>().unwrap())
+        let result = fs::read(self.dir.join("pods").join(format!("{pod}.json"))).unwrap();
+        let result: Value = serde_json::from_slice(&result).unwrap();
+        let addresses = result["ips"].as_array().unwrap();
+        addresses
+            .iter()
+            .filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse::<IpAddr>().ok())
             .find(|address| address.is_ipv4() == (family == Family::V4))
-            .unwrap_or_else(|| panic!("{pod} has no {family:?} address"))
+            .unwrap_or_else(|| panic!("{pod} has no {family:?} address: {result}"))
     }
 
     /// The Pod as the API server would show it.
@@ -89,12 +93,18 @@ impl Lab {
 
     /// The hardware address of a pod's interface.
     pub fn mac(&self, pod: &str) -> [u8; 6] {
-        let line = text(&self.command(pod, "cat", &["/sys/class/net/eth0/address"]));
+        let link = self.command(pod, "ip", &["-json", "link", "show", "eth0"]);
+        let link: Value = serde_json::from_slice(&link).unwrap();
         let mut mac = [0; 6];
-        for (byte, digits) in mac.iter_mut().zip(line.trim().split(':')) {
+        for (byte, digits) in mac.iter_mut().zip(link[0]["address"].as_str().unwrap().split(':')) {
             *byte = u8::from_str_radix(digits, 16).unwrap();
         }
         mac
+    }
+
+    /// A file of the node, as this process reaches it.
+    pub fn node_path(&self, path: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{path}", self.node))
     }
 
     /// Runs a command on the `node`, `outside` or in a pod; gives its output.
@@ -141,11 +151,10 @@ impl Lab {
     }
 
     fn namespace(&self, place: &str) -> PathBuf {
-        let process = Path::new("/proc").join(&self.node);
         match place {
-            "node" => process.join("ns/net"),
-            "outside" => process.join("root/run/lab/outside"),
-            pod => process.join("root/run/netns").join(pod),
+            "node" => PathBuf::from(format!("/proc/{}/ns/net", self.node)),
+            "outside" => self.node_path("/run/lab/outside"),
+            pod => self.node_path(&format!("/run/netns/{pod}")),
         }
     }
 

@@ -1,9 +1,13 @@
 //! The node of these tests: who is on it and what is asked of it.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use aya::maps::MapData;
 use serde_json::Value;
+use weir_table::counters::{Counter, Counters};
+use weir_table::mem::{Access, SharedWords};
 
 use crate::lab::{Cni, Lab};
 use crate::probe::serve;
@@ -44,4 +48,17 @@ pub fn count(status: &Value, name: &str) -> u64 {
             .sum(),
         numbers => numbers[field].as_u64().unwrap_or_else(|| panic!("no {name} in {status}")),
     }
+}
+
+/// Frames that each worker has taken from its AF_XDP socket, from the counters in
+/// shared memory (the status has their sum).
+pub fn frames_by_worker(lab: &Lab) -> Vec<u64> {
+    let data = MapData::from_pin(lab.node_path("/sys/fs/bpf/weir/weir_counters")).unwrap();
+    let info = data.info().unwrap();
+    let words = info.max_entries() as usize * info.value_size() as usize / 8;
+    let words = SharedWords::map(data.fd().as_fd(), words, Access::ReadOnly, "counters").unwrap();
+    let counters = Counters::open(words).unwrap();
+    (0..counters.workers())
+        .map(|worker| counters.worker(worker).unwrap().get(Counter::RxFrames))
+        .collect()
 }
