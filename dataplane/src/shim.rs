@@ -17,12 +17,12 @@
 //! | offset | field | byte order |
 //! |---|---|---|
 //! | 0..4 | ifindex of the pod's host-side device | native |
-//! | 4..8 | peer (reserved for redirection to a second device) | native |
+//! | 4..8 | worker that the steering program chose | native |
 //! | 8 | direction: 0 leaving the pod, 1 entering it | |
 //! | 9 | flags | |
 //! | 10..12 | GSO size of the punted packet, 0 = none | big endian |
 //! | 12..14 | tag 0x88b5 | big endian |
-//! | 14..16 | low bits of the steering generation | native |
+//! | 14..16 | reserved, carried back unchanged | native |
 //!
 //! Invariant: a [`Shim`] value always carries a known direction; reading checks
 //! length, tag and direction and cannot panic.
@@ -139,22 +139,23 @@ pub enum ShimError {
 pub struct Shim {
     /// Index of the pod's host-side device whose hook punted the packet.
     pub ifindex: u32,
-    /// Reserved: a second device, 0 if unused.
-    pub peer: u32,
+    /// The worker that the steering program chose; equal to the queue that the frame
+    /// came in on, unless the kernel chose another.
+    pub worker: u32,
     /// Which hook of that device.
     pub direction: Direction,
     /// Flags, see [`ShimFlags`].
     pub flags: ShimFlags,
     /// GSO segment size in bytes, 0 if the packet is a single segment.
     pub gso: u16,
-    /// Low 16 bits of the generation that the steering program saw.
-    pub generation: u16,
+    /// Reserved; carried back unchanged.
+    pub reserved: u16,
 }
 
 impl Shim {
     /// A shim for a packet at one hook, as the steering program builds it.
     pub const fn new(ifindex: u32, direction: Direction) -> Self {
-        Self { ifindex, peer: 0, direction, flags: ShimFlags(0), gso: 0, generation: 0 }
+        Self { ifindex, worker: 0, direction, flags: ShimFlags(0), gso: 0, reserved: 0 }
     }
 
     /// Decodes 16 bytes.
@@ -170,11 +171,11 @@ impl Shim {
             Direction::from_wire(b[8]).ok_or(ShimError::BadDirection { found: b[8] })?;
         Ok(Self {
             ifindex: u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            peer: u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+            worker: u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
             direction,
             flags: ShimFlags(b[9]),
             gso: u16::from_be_bytes([b[10], b[11]]),
-            generation: u16::from_ne_bytes([b[14], b[15]]),
+            reserved: u16::from_ne_bytes([b[14], b[15]]),
         })
     }
 
@@ -182,12 +183,12 @@ impl Shim {
     pub fn to_bytes(&self) -> [u8; SHIM_LEN] {
         let mut b = [0; SHIM_LEN];
         b[0..4].copy_from_slice(&self.ifindex.to_ne_bytes());
-        b[4..8].copy_from_slice(&self.peer.to_ne_bytes());
+        b[4..8].copy_from_slice(&self.worker.to_ne_bytes());
         b[8] = self.direction.to_wire();
         b[9] = self.flags.0;
         b[10..12].copy_from_slice(&self.gso.to_be_bytes());
         b[12..14].copy_from_slice(&SHIM_TAG.to_be_bytes());
-        b[14..16].copy_from_slice(&self.generation.to_ne_bytes());
+        b[14..16].copy_from_slice(&self.reserved.to_ne_bytes());
         b
     }
 
@@ -259,13 +260,13 @@ mod tests {
 
     fn any_shim() -> impl Strategy<Value = Shim> {
         (any::<u32>(), any::<u32>(), any::<bool>(), any::<u8>(), any::<u16>(), any::<u16>())
-            .prop_map(|(ifindex, peer, to_pod, flags, gso, generation)| Shim {
+            .prop_map(|(ifindex, worker, to_pod, flags, gso, reserved)| Shim {
                 ifindex,
-                peer,
+                worker,
                 direction: if to_pod { Direction::ToPod } else { Direction::FromPod },
                 flags: ShimFlags::from_bits(flags),
                 gso,
-                generation,
+                reserved,
             })
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use weir_table::counters::{Counter, CounterBlock};
+use weir_table::counters::{Counter, CounterBlock, Direction, Reason};
 use weir_table::flow::FlowTable;
 use weir_table::mem::SharedWords;
 
@@ -141,6 +141,11 @@ fn publish_io(counters: &CounterBlock<Arc<SharedWords>>, seen: &mut IoStats, now
         if new != old {
             counters.add(counter, new.wrapping_sub(old));
         }
+    }
+    // Which way the frames were going is no longer known here; most leave a pod.
+    let unsent = now.tx_full.wrapping_sub(seen.tx_full);
+    if unsent > 0 {
+        counters.add_drops(Direction::Egress, Reason::TxFull, unsent);
     }
     *seen = now;
 }

@@ -40,7 +40,12 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         counters: &counters,
         heartbeats: live::heartbeats(&args.places, counters.workers())?,
         flows: &flows,
-        steering: live::steering(&args.places)?,
+        steering: {
+            let drops = live::punt_device_drops(&args.places)?;
+            let mut counters = live::steering(&args.places)?;
+            counters.extend(drops.map(|packets| ("drop_punt_device", packets)));
+            counters
+        },
         endpoints: live::endpoints(&args.places)?,
     };
     let now = Tick::from_nanos(live::monotonic_ns());

@@ -158,6 +158,36 @@ pub fn steering(places: &Places) -> Result<Vec<(&'static str, u64)>, LiveError> 
     (0u32..).zip(abi::STEERING_COUNTERS).map(read).collect()
 }
 
+/// Packets that the kernel dropped between a hook and the workers' sockets because the punt
+/// device's queue was full; `None` if there is no punt device (no dataplane runs).
+///
+/// # Errors
+/// [`LiveError`] if no dataplane has run here.
+pub fn punt_device_drops(places: &Places) -> Result<Option<u64>, LiveError> {
+    let config = map_pin(places, "weir_config")?;
+    let ifindex = config
+        .words()
+        .get(abi::CONFIG_PUNT_IFINDEX as usize)
+        .and_then(|word| u32::try_from(word.load(Ordering::Acquire)).ok());
+    let Some(name) = ifindex.and_then(device_name) else { return Ok(None) };
+    let table = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    Ok(transmit_drops(&table, &name))
+}
+
+/// The name of a device of this process's network namespace.
+fn device_name(ifindex: u32) -> Option<String> {
+    use rustix::net::{AddressFamily, SocketType, netdevice::index_to_name, socket};
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None).ok()?;
+    index_to_name(&socket, ifindex).ok()
+}
+
+/// The twelfth number of a line of `/proc/net/dev` (proc(5)).
+fn transmit_drops(table: &str, name: &str) -> Option<u64> {
+    let line =
+        table.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_prefix(':'))?;
+    line.split_whitespace().nth(11)?.parse().ok()
+}
+
 /// The workers' signs of life: for each worker the nanoseconds since its last one, and after how
 /// many a worker counts as dead.
 ///
@@ -226,6 +256,16 @@ mod tests {
         assert!(endpoints(&places).unwrap().is_empty());
         fs::write(dir.path().join("endpoints.json"), "[{").unwrap();
         assert!(endpoints(&places).unwrap_err().to_string().contains("endpoints.json"));
+    }
+
+    #[test]
+    fn drops_of_the_punt_device_are_read_from_the_kernels_table() {
+        let table = "Inter-|   Receive                  |  Transmit\n \
+                     face |bytes    packets errs drop|bytes\n\
+                        lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n\
+                     weir0: 1 2 3 4 5 6 7 8 9 10 11 42 13 14 15 16\n";
+        assert_eq!(transmit_drops(table, "weir0"), Some(42));
+        assert_eq!(transmit_drops(table, "weir"), None);
     }
 
     #[test]

@@ -85,6 +85,7 @@ struct Job {
 /// One worker's pipeline: what it remembers between bursts.
 #[derive(Debug)]
 pub struct Pipeline {
+    worker: u32,
     jobs: Vec<Job>,
     fragments: FragmentCache,
     expiry: ExpiryCursor,
@@ -95,6 +96,7 @@ impl Pipeline {
     /// need is allocated here.
     pub fn new(worker: usize, workers: usize) -> Self {
         Self {
+            worker: u32::try_from(worker).unwrap_or(u32::MAX),
             jobs: Vec::with_capacity(BURST),
             fragments: FragmentCache::new(),
             expiry: ExpiryCursor::new(worker, workers),
@@ -144,6 +146,9 @@ impl Pipeline {
         for (frame, data) in burst.iter().map(|frame| &*frame.data).enumerate() {
             match admit::admit(data, view) {
                 Ok((shim, crossing)) => {
+                    if shim.worker != self.worker {
+                        counters.add(Counter::Misdirected, 1);
+                    }
                     crossing.warm(view.flows);
                     let outcome = Outcome::Drop(Reason::NoTable);
                     self.jobs.push(Job { frame, shim, crossing, outcome });

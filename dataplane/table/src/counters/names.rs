@@ -123,6 +123,9 @@ named! {
         DecisionsDenied = "decisions_denied",
         /// Packets of a class that the generation does not know.
         BadClass = "bad_class",
+        /// Frames that the kernel put on another queue than the steering program chose.
+        /// They are judged all the same; the order within their flow may suffer.
+        Misdirected = "misdirected",
         /// Bursts that held at least one frame.
         Bursts = "bursts",
         /// Polls that found nothing.
