@@ -68,7 +68,7 @@ fn explain_with<B: AsRef<[u8]>, W: Words>(
     index: Option<&Index>,
     (from, to): &(End, End),
 ) -> Result<Explanation> {
-    let (src, dst) = pair(from, to).map_err(anyhow::Error::msg)?;
+    let (src, dst) = pair(*from, *to).map_err(anyhow::Error::msg)?;
     let (name, port) = match args.traffic.split_once('/') {
         Some((name, port)) => (name, port.parse().ok()),
         None => (args.traffic.as_str(), None),
@@ -81,10 +81,10 @@ fn explain_with<B: AsRef<[u8]>, W: Words>(
 /// The running node's table knows addresses, its endpoints the names of network namespaces.
 fn resolve_live(endpoints: &[EndpointRecord], text: &str) -> Result<End> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(End { addresses: vec![address.to_canonical()] });
+        return Ok(End::of(&[address.to_canonical()]));
     }
     match endpoints.iter().find(|endpoint| endpoint.netns == text) {
-        Some(endpoint) => Ok(End { addresses: endpoint.addresses.clone() }),
+        Some(endpoint) => Ok(End::of(&endpoint.addresses)),
         None => bail!(
             "`{text}` is neither an address nor a network namespace of this node; \
              pods' names are known with -f PATH"

@@ -110,7 +110,7 @@ impl<'a> Compiler<'a> {
     fn new(vocabulary: &'a Vocabulary) -> Self {
         let bound = vocabulary.keys.len();
         let mut sets = Sets::new(bound);
-        let everyone = sets.add(ClassSet::full(bound));
+        let everyone = sets.add(sets.everyone().clone());
         let mut named: FxHashMap<(u32, Protocol), FxHashMap<u16, ClassSet>> = FxHashMap::default();
         for (class, key) in vocabulary.keys.iter().enumerate() {
             let Who::Pod(pod) = &key.who else { continue };

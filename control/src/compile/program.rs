@@ -6,6 +6,7 @@
 //! every class gets the verdict of the first active term that holds it.
 
 use std::collections::BTreeSet;
+use std::hash::Hasher;
 use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
@@ -39,13 +40,20 @@ pub(super) struct Term {
 #[derive(Debug)]
 pub(super) struct Sets {
     bound: usize,
+    everyone: ClassSet,
     numbers: FxHashMap<ClassSet, u32>,
     sets: Vec<ClassSet>,
 }
 
 impl Sets {
     pub(super) fn new(bound: usize) -> Self {
-        Self { bound, numbers: FxHashMap::default(), sets: Vec::new() }
+        let everyone = ClassSet::full(bound);
+        Self { bound, everyone, numbers: FxHashMap::default(), sets: Vec::new() }
+    }
+
+    /// The set of every class.
+    pub(super) fn everyone(&self) -> &ClassSet {
+        &self.everyone
     }
 
     pub(super) fn add(&mut self, set: ClassSet) -> u32 {
@@ -65,7 +73,9 @@ impl Sets {
 #[derive(Debug)]
 pub(super) struct Rows {
     pub(super) rows: Vec<Vec<Verdict>>,
-    numbers: FxHashMap<Rc<[Verdict]>, u32>,
+    /// Hash of a row → the rows that have it. A row of ten thousand classes is too large to be
+    /// kept a second time as a key.
+    numbers: FxHashMap<u64, Vec<u32>>,
     by_terms: FxHashMap<Box<[ActiveTerm]>, u32>,
 }
 
@@ -83,11 +93,12 @@ impl Rows {
     }
 
     fn add(&mut self, row: Vec<Verdict>) -> u32 {
-        if let Some(&number) = self.numbers.get(row.as_slice()) {
+        let same_hash = self.numbers.entry(hash(&row)).or_default();
+        if let Some(&number) = same_hash.iter().find(|number| self.rows[**number as usize] == row) {
             return number;
         }
         let number = count(self.rows.len());
-        self.numbers.insert(Rc::from(row.as_slice()), number);
+        same_hash.push(number);
         self.rows.push(row);
         number
     }
@@ -97,7 +108,7 @@ impl Rows {
             return number;
         }
         let mut row = vec![Verdict::DENY_ISOLATED; sets.bound];
-        let mut left = ClassSet::full(sets.bound);
+        let mut left = sets.everyone().clone();
         for &(rule, peers, only) in &terms {
             let only = only.map(|only| sets.get(only));
             left.take(sets.get(peers), only, |class| row[class] = Verdict::allow(rule));
@@ -109,6 +120,17 @@ impl Rows {
         self.by_terms.insert(terms.into_boxed_slice(), number);
         number
     }
+}
+
+/// A row's hash; two verdicts at a time, since rows are long.
+fn hash(row: &[Verdict]) -> u64 {
+    let mut hasher = rustc_hash::FxHasher::default();
+    for pair in row.chunks(2) {
+        let low = pair.first().map_or(0, |verdict| u64::from(verdict.to_bits()));
+        let high = pair.get(1).map_or(0, |verdict| u64::from(verdict.to_bits()));
+        hasher.write_u64(high << 32 | low);
+    }
+    hasher.finish()
 }
 
 /// Where named ports lead: at each peer's own pod for egress, at the endpoint itself for ingress.

@@ -47,13 +47,13 @@ pub fn matrix(offline: &Offline, traffic: Option<(u8, u16)>) -> Matrix {
         .index
         .pods()
         .filter(|pod| pod.is_policed() && !pod.addresses.is_empty())
-        .map(|pod| (pod.key.to_string(), End { addresses: pod.addresses.clone() }))
+        .map(|pod| (pod.key.to_string(), End::of(&pod.addresses)))
         .collect();
     let starts = Starts::of(offline);
     let mut cells = Vec::with_capacity(pods.len() * pods.len());
     for (from, from_end) in &pods {
         for (to, to_end) in &pods {
-            let (verdict, allowed) = match pair(from_end, to_end) {
+            let (verdict, allowed) = match pair(*from_end, *to_end) {
                 Err(_) => ("-", Vec::new()),
                 Ok((src, dst)) => match traffic {
                     Some((protocol, dport)) => {

@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use weir_table::Address;
 use weir_table::classify::{Connection, Judgement};
+use weir_table::policy::Verdict;
 
 use super::{Offline, SideAnswer, answers, word};
 use crate::index::Index;
@@ -61,11 +62,28 @@ pub struct Failure {
     pub error: String,
 }
 
-/// An end of a probe: the addresses that it can stand for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An end of a probe: the address of each family that it has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct End {
-    /// One address, or all of a pod's.
-    pub addresses: Vec<IpAddr>,
+    v4: Option<Address>,
+    v6: Option<Address>,
+    /// The IPv6 address was named first.
+    prefers_v6: bool,
+}
+
+impl End {
+    /// The first address of each family.
+    pub fn of(addresses: &[IpAddr]) -> Self {
+        let first = |v4| {
+            let mut of_family = addresses.iter().filter(|address| address.is_ipv4() == v4);
+            of_family.next().copied().map(Address::from)
+        };
+        Self {
+            v4: first(true),
+            v6: first(false),
+            prefers_v6: addresses.first().is_some_and(IpAddr::is_ipv6),
+        }
+    }
 }
 
 /// Resolves `namespace/pod` or an address.
@@ -74,7 +92,7 @@ pub struct End {
 /// A sentence that says why there is no such end.
 pub fn resolve(index: &Index, text: &str) -> Result<End, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(End { addresses: vec![address.to_canonical()] });
+        return Ok(End::of(&[address.to_canonical()]));
     }
     let Some((namespace, name)) = text.split_once('/') else {
         return Err(format!("`{text}` is neither an address nor namespace/pod"));
@@ -82,7 +100,7 @@ pub fn resolve(index: &Index, text: &str) -> Result<End, String> {
     let key = ObjectKey::new(namespace, name);
     let pod = index.pod(&key).ok_or_else(|| format!("there is no pod {key}"))?;
     usable(pod)?;
-    Ok(End { addresses: pod.addresses.clone() })
+    Ok(End::of(&pod.addresses))
 }
 
 fn usable(pod: &Pod) -> Result<(), String> {
@@ -97,18 +115,15 @@ fn usable(pod: &Pod) -> Result<(), String> {
     }
 }
 
-/// Picks an address of each end, of one family: the source's first that has a partner.
+/// Picks an address of each end, of one family: the one that the source names first, if the
+/// destination has one of it.
 ///
 /// # Errors
 /// A sentence if the two have no family in common.
-pub fn pair(from: &End, to: &End) -> Result<(Address, Address), String> {
-    for source in &from.addresses {
-        let partner = to.addresses.iter().find(|to| to.is_ipv4() == source.is_ipv4());
-        if let Some(destination) = partner {
-            return Ok((Address::from(*source), Address::from(*destination)));
-        }
-    }
-    Err("the two ends have no address family in common".to_owned())
+pub fn pair(from: End, to: End) -> Result<(Address, Address), String> {
+    let (v4, v6) = (from.v4.zip(to.v4), from.v6.zip(to.v6));
+    let pair = if from.prefers_v6 { v6.or(v4) } else { v4.or(v6) };
+    pair.ok_or_else(|| "the two ends have no address family in common".to_owned())
 }
 
 /// The protocol number and port of a probe.
@@ -162,8 +177,7 @@ impl<'a> Prober<'a> {
             return end.clone();
         }
         let end = resolve(&self.offline.index, text);
-        self.ends.insert(text.to_owned(), end.clone());
-        end
+        self.ends.entry(text.to_owned()).or_insert(end).clone()
     }
 
     /// The connection that a probe means, and what both ends say.
@@ -173,7 +187,7 @@ impl<'a> Prober<'a> {
     pub fn judge(&mut self, probe: &Probe<'_>) -> Result<(Connection, Judgement), String> {
         let from = self.end(&probe.from)?;
         let to = self.end(&probe.to)?;
-        let (src, dst) = pair(&from, &to)?;
+        let (src, dst) = pair(from, to)?;
         let (protocol, dport) = traffic(probe.protocol.as_deref(), probe.port, src.is_v4())?;
         let connection = Connection { src, dst, protocol, dport };
         Ok((connection, self.offline.classifier.evaluate(&connection)))
@@ -228,16 +242,19 @@ impl<'a> Prober<'a> {
     /// The answer's JSON line; the same verdicts of the same programs read the same.
     fn render(&mut self, connection: &Connection, judgement: Judgement) -> io::Result<&[u8]> {
         let classifier = &self.offline.classifier;
-        let own = connection.src == connection.dst;
-        let programs = |address| {
-            let programs = classifier.table().programs(classifier.class_of(address));
-            programs.filter(|_| !own).map_or((u32::MAX, u32::MAX), |(i, e)| (i.0, e.0))
+        // A verdict names its rule; only where none matched does the text depend on who isolates.
+        let programs = |verdict: Verdict, address| match verdict {
+            Verdict::DENY_ISOLATED => {
+                let programs = classifier.table().programs(classifier.class_of(address));
+                programs.map_or((u32::MAX, u32::MAX), |(ingress, egress)| (ingress.0, egress.0))
+            }
+            _ => (u32::MAX, u32::MAX),
         };
         let key = (
             judgement.egress.to_bits(),
-            programs(connection.src).1,
+            programs(judgement.egress, connection.src).1,
             judgement.ingress.to_bits(),
-            programs(connection.dst).0,
+            programs(judgement.ingress, connection.dst).0,
         );
         use std::collections::hash_map::Entry;
         match self.rendered.entry(key) {
