@@ -50,14 +50,19 @@ pub fn count(status: &Value, name: &str) -> u64 {
     }
 }
 
-/// Frames that each worker has taken from its AF_XDP socket, from the counters in
-/// shared memory (the status has their sum).
-pub fn frames_by_worker(lab: &Lab) -> Vec<u64> {
-    let data = MapData::from_pin(lab.node_path("/sys/fs/bpf/weir/weir_counters")).unwrap();
+/// The workers' counters in shared memory: what the status adds up, and cheaper to
+/// ask. `None` before the dataplane has made them.
+pub fn counters(lab: &Lab) -> Option<Counters<SharedWords>> {
+    let data = MapData::from_pin(lab.node_path("/sys/fs/bpf/weir/weir_counters")).ok()?;
     let info = data.info().unwrap();
     let words = info.max_entries() as usize * info.value_size() as usize / 8;
     let words = SharedWords::map(data.fd().as_fd(), words, Access::ReadOnly, "counters").unwrap();
-    let counters = Counters::open(words).unwrap();
+    Counters::open(words).ok()
+}
+
+/// Frames that each worker has taken from its AF_XDP socket.
+pub fn frames_by_worker(lab: &Lab) -> Vec<u64> {
+    let counters = counters(lab).unwrap();
     (0..counters.workers())
         .map(|worker| counters.worker(worker).unwrap().get(Counter::RxFrames))
         .collect()

@@ -198,7 +198,7 @@ fn a_hundred_reloads_lose_nothing_that_stays_allowed() {
 }
 
 /// How long the streams run: longer than the reloads take.
-const SENDING: Duration = Duration::from_secs(12);
+const SENDING: Duration = Duration::from_secs(15);
 
 fn result(child: std::process::Child) -> Value {
     let out = child.wait_with_output().unwrap();

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::lab::{Lab, text};
+use crate::node::counters;
 
 /// How long the daemons may take to start or a change to be enforced before the
 /// test gives up. What is measured is asserted by the tests themselves.
@@ -72,7 +73,9 @@ impl<'a> Weir<'a> {
 
     /// The generation that all workers enforce; 0 before the first.
     pub fn generation(&self) -> u64 {
-        self.status()["generation"].as_u64().unwrap_or(0)
+        counters(self.lab)
+            .and_then(|counters| counters.enforced())
+            .map_or(0, |enforced| enforced.generation)
     }
 
     /// What `weir status -o json` says; null while it cannot say anything.
@@ -102,7 +105,7 @@ impl<'a> Weir<'a> {
         while !done(self) {
             self.assert_alive();
             assert!(start.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.words());
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
