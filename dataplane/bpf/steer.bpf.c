@@ -38,6 +38,10 @@
 #define PASS TC_ACT_UNSPEC /* let the programs after this one have their say */
 #define DROP TC_ACT_SHOT
 
+/* In skb->cb[0] between weir_return and the hook it redirects to: a value that
+ * no other user of the control buffer leaves there by chance. */
+#define CB_COVERS_BOTH 0x77656972
+
 #define NEXTHDR_HOP 0
 #define NEXTHDR_ICMPV6 58
 #define ND_ROUTER_SOLICIT 133
@@ -361,11 +365,13 @@ static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 		return drop(WEIR_STEER_DROP_NO_CONFIG);
 
 	if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value) {
-		/* weir_return left word 0 of the control buffer at 1 if the
-		 * verdict holds at the receiver's hook as well; then the mark
-		 * travels on, else a destination NAT could take the packet past
-		 * a pod's policy. */
-		if (direction == WEIR_TO_POD || skb->cb[0] != WEIR_SHIM_COVERS_BOTH)
+		/* weir_return left a sign in the control buffer if the verdict
+		 * holds at the receiver's hook as well; then the mark travels
+		 * on. Otherwise it must not: a destination NAT could take the
+		 * packet past a pod's policy. Nothing between the redirect and
+		 * this hook writes there; were the sign lost, the packet would
+		 * be judged once more, no worse. */
+		if (direction == WEIR_TO_POD || skb->cb[0] != CB_COVERS_BOTH)
 			skb->mark &= ~(__u32)c->mark_mask;
 		return pass(WEIR_STEER_DECIDED);
 	}
@@ -426,7 +432,7 @@ int weir_return(struct __sk_buff *skb)
 		return drop(WEIR_STEER_DROP_SHIM);
 	count(WEIR_STEER_RETURNED);
 	skb->mark = (skb->mark & ~(__u32)c->mark_mask) | (__u32)c->mark_value;
-	skb->cb[0] = shim.flags & WEIR_SHIM_COVERS_BOTH;
+	skb->cb[0] = shim.flags & WEIR_SHIM_COVERS_BOTH ? CB_COVERS_BOTH : 0;
 	return bpf_redirect(shim.ifindex, shim.direction == WEIR_TO_POD ? 0 : BPF_F_INGRESS);
 }
 
