@@ -126,7 +126,7 @@ impl Daemon {
         config.serve(punt.near_index, settings.workers);
         let shim = u32::try_from(SHIM_LEN).unwrap_or(16);
         let pods = Arc::new(Mutex::new(Pods::new(
-            Arc::new(Mutex::new(steering)),
+            steering,
             Arc::clone(&node),
             settings.attach,
             &settings.run_dir,

@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde::Serialize;
 use weir_table::addr::Address;
@@ -43,7 +43,7 @@ pub struct EndpointRecord<'a> {
 
 /// The pods of this node.
 pub struct Pods {
-    steering: Arc<Mutex<Steering>>,
+    steering: Steering,
     node: Arc<Node>,
     mode: AttachMode,
     run_dir: PathBuf,
@@ -59,7 +59,7 @@ pub struct Pods {
 impl Pods {
     /// No pods yet, nothing attached.
     pub fn new(
-        steering: Arc<Mutex<Steering>>,
+        steering: Steering,
         node: Arc<Node>,
         mode: AttachMode,
         run_dir: &Path,
@@ -87,7 +87,7 @@ impl Pods {
     /// hooks is logged and tried again with the next scan.
     pub fn apply(&mut self, scan: Scan) -> anyhow::Result<()> {
         if scan.node_addresses != self.node_addresses {
-            self.steering().set_node_addresses(&scan.node_addresses)?;
+            self.steering.set_node_addresses(&scan.node_addresses)?;
             self.node_addresses = scan.node_addresses;
         }
         if scan.bindings != self.bindings {
@@ -96,10 +96,7 @@ impl Pods {
             }) {
                 tracing::info!(device = gone.device, netns = gone.netns, "pod interface gone");
                 if self.attached.remove(&gone.ifindex) {
-                    self.steering
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .forget(gone.ifindex);
+                    self.steering.forget(gone.ifindex);
                 }
             }
             for new in scan.bindings.iter().filter(|b| !self.bindings.contains(b)) {
@@ -139,10 +136,6 @@ impl Pods {
     pub fn incomplete(&self) -> bool {
         self.bindings.iter().any(|b| b.addresses.is_empty())
             || (self.enforcing && self.attached.len() < self.bindings.len())
-    }
-
-    fn steering(&self) -> std::sync::MutexGuard<'_, Steering> {
-        self.steering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Renews who holds which address: whoever lost one frees it, whoever has one that
@@ -199,14 +192,13 @@ impl Pods {
         if !self.enforcing {
             return;
         }
-        let mut steering = self.steering.lock().unwrap_or_else(PoisonError::into_inner);
         for binding in &self.bindings {
             if self.attached.contains(&binding.ifindex) {
                 continue;
             }
-            let both = [Hook::ToPod, Hook::FromPod]
-                .iter()
-                .try_for_each(|h| steering.attach(*h, &binding.device, binding.ifindex, self.mode));
+            let both = [Hook::ToPod, Hook::FromPod].iter().try_for_each(|h| {
+                self.steering.attach(*h, &binding.device, binding.ifindex, self.mode)
+            });
             match both {
                 Ok(()) => {
                     self.attached.insert(binding.ifindex);

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, XskMap};
+use aya::maps::{HashMap, Map, MapData, XskMap};
 use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
@@ -246,22 +246,6 @@ impl Steering {
             map.remove(&key).map_err(error)?;
         }
         Ok(())
-    }
-
-    /// The steering counters, summed over CPUs, in the order of
-    /// [`abi::STEERING_COUNTERS`].
-    ///
-    /// # Errors
-    /// [`SteerError::Map`] when the map cannot be read.
-    pub fn counters(&self) -> Result<Vec<(&'static str, u64)>, SteerError> {
-        const NAME: &str = "weir_steering";
-        let error = |source| SteerError::Map { name: NAME, source };
-        let map = self.ebpf.map(NAME).ok_or(SteerError::Missing(NAME))?;
-        let map: PerCpuArray<&MapData, u64> = PerCpuArray::try_from(map).map_err(error)?;
-        (0u32..)
-            .zip(abi::STEERING_COUNTERS)
-            .map(|(i, name)| Ok((name, map.get(&i, 0).map_err(error)?.iter().sum())))
-            .collect()
     }
 }
 
