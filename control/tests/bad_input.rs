@@ -491,6 +491,8 @@ items:
 - {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: e}}
 - {apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c}}
 - {apiVersion: example.org/v1, kind: Gadget, metadata: {name: g, namespace: ns}}
+- {apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i}}
+- {apiVersion: networking.k8s.io/v1, kind: NetworkPolice, metadata: {name: m, namespace: ns}}
 - {apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: k, namespace: ns}}
 - {kind: 7}
 - plain text
@@ -498,12 +500,13 @@ items:
 ";
     let loaded = load("l.yaml", text.as_bytes()).unwrap();
     assert_eq!(loaded.objects.len(), 1);
-    assert_eq!(loaded.skipped.values().sum::<usize>(), 4);
+    assert_eq!(loaded.skipped.values().sum::<usize>(), 5);
     assert!(loaded.skipped_in_words().unwrap().contains("1 Service"));
     let texts: Vec<String> = loaded.complaints.iter().map(|c| c.to_string()).collect();
     for (part, severity) in [
         ("ClusterNetworkPolicy c: policy.networking.k8s.io/v1alpha2", Severity::Skipped),
         ("Gadget ns/g: kind: unknown kind `Gadget` of example.org/v1", Severity::Skipped),
+        ("NetworkPolice ns/m: kind: unknown kind", Severity::Skipped),
         ("NetworkPolicy ns/k: kind: unknown kind", Severity::Skipped),
         ("is a number, must be a string", Severity::Refused),
         ("is a string, not an object", Severity::Refused),
@@ -512,7 +515,7 @@ items:
         let i = i.unwrap_or_else(|| panic!("{part}: {texts:#?}"));
         assert_eq!(loaded.complaints[i].severity, severity, "{part}");
     }
-    assert_eq!(texts.len(), 5);
+    assert_eq!(texts.len(), 6);
 }
 
 /// A policy of a wrong or absent apiVersion is clearly a policy: refused, and it isolates.

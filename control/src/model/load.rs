@@ -59,8 +59,7 @@ pub fn load(file: &str, bytes: &[u8]) -> Result<Loaded, SyntaxError> {
 
 /// API groups whose objects a cluster listing contains as a matter of course; their kinds decide
 /// no verdict and are only counted.
-const KNOWN_GROUPS: [&str; 22] = [
-    "",
+const KNOWN_GROUPS: [&str; 20] = [
     "admissionregistration.k8s.io",
     "apiextensions.k8s.io",
     "apiregistration.k8s.io",
@@ -76,13 +75,17 @@ const KNOWN_GROUPS: [&str; 22] = [
     "gateway.networking.k8s.io",
     "kustomize.config.k8s.io",
     "metrics.k8s.io",
-    "networking.k8s.io",
     "node.k8s.io",
     "policy",
     "rbac.authorization.k8s.io",
     "scheduling.k8s.io",
     "storage.k8s.io",
 ];
+
+/// Other kinds of the group of NetworkPolicy. By name, since here a misspelt kind is most likely a
+/// policy that its author believes to be in force.
+const NETWORKING_KINDS: [&str; 5] =
+    ["ClusterCIDR", "IPAddress", "Ingress", "IngressClass", "ServiceCIDR"];
 
 /// Kinds of the core group that a listing may contain.
 const CORE_KINDS: [&str; 16] = [
@@ -152,7 +155,8 @@ fn load_object(place: &Place<'_>, file: &Arc<str>, loaded: &mut Loaded) {
             consequence: "its rules have no effect".to_owned(),
         }),
         ("", _) if CORE_KINDS.contains(&kind) => count(loaded, kind),
-        (group, _) if !group.is_empty() && KNOWN_GROUPS.contains(&group) => count(loaded, kind),
+        ("networking.k8s.io", _) if NETWORKING_KINDS.contains(&kind) => count(loaded, kind),
+        (group, _) if KNOWN_GROUPS.contains(&group) => count(loaded, kind),
         _ => loaded.complaints.push(Complaint {
             severity: Severity::Skipped,
             origin,
