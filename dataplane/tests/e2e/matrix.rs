@@ -1,4 +1,4 @@
-//! The exercise of the issue in every combination of wiring, attachment, workers
+//! The whole exercise in every combination of wiring, attachment, workers
 //! and family: what clients see, and proof from the counters that the packets
 //! went through the AF_XDP sockets.
 
