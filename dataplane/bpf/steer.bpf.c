@@ -321,7 +321,10 @@ static __always_inline int serving(const struct weir_config *c, __u32 worker)
 	 * the heartbeat one that hangs. */
 	if (!bpf_map_lookup_elem(&weir_xsks, &worker))
 		return 0;
-	return bpf_ktime_get_ns() - c->heartbeat_ns[worker] < c->heartbeat_timeout_ns;
+	/* Signed: the worker may write a later time than ours between the two
+	 * reads, and that is a sign of life, not of 584 years of silence. */
+	return (__s64)(bpf_ktime_get_ns() - c->heartbeat_ns[worker]) <
+	       (__s64)c->heartbeat_timeout_ns;
 }
 
 /* ---- the hooks on a pod's veth ---------------------------------------- */

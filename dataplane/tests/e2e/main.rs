@@ -11,6 +11,7 @@
 //! | [`matrix`] | the verdicts, on {bridge, ptp} × {tcx, clsact} × {1, 2 workers} × {IPv4, IPv6} |
 //! | [`reload`] | a change acts on open flows within 50 ms; 100 reloads lose nothing |
 //! | [`lifecycle`] | pods come and go |
+//! | [`liveness`] | a worker that hangs, a daemon that dies: closed for pods, open for the node |
 //! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
 //! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ mod bad_input;
 mod faults;
 mod lab;
 mod lifecycle;
+mod liveness;
 mod matrix;
 mod node;
 mod probe;

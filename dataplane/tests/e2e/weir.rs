@@ -44,6 +44,14 @@ impl<'a> Weir<'a> {
         command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
     }
 
+    /// Stops the dataplane in its tracks, as a debugger or a hung machine would; the
+    /// guard lets it go on.
+    pub fn freeze(&self) -> Frozen {
+        let pid = pid_of(&self.dataplane).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        Frozen(pid)
+    }
+
     /// Writes a manifest aside and renames it into place. Returns at once.
     pub fn place(&self, name: &str, content: &str) {
         place(&self.folder, name, content);
@@ -138,9 +146,22 @@ impl Drop for Weir<'_> {
     }
 }
 
+/// A process that does not run until this is dropped.
+pub struct Frozen(Pid);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+fn pid_of(child: &Child) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(child.id()).unwrap_or(0))
+}
+
 /// Asks a process of ours to end, and ends it if it does not.
 fn end(child: &mut Child) {
-    if let Some(pid) = Pid::from_raw(i32::try_from(child.id()).unwrap_or(0)) {
+    if let Some(pid) = pid_of(child) {
         let _ = kill_process(pid, Signal::TERM);
     }
     let start = Instant::now();

@@ -1,0 +1,68 @@
+//! What the hooks do while no worker serves: undecided packets of pods are dropped, the
+//! node still reaches its pods, and everything goes on where it was afterwards.
+
+use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+
+use aya::maps::MapData;
+use rustix::time::{ClockId, clock_gettime};
+use weir_table::abi;
+use weir_table::mem::{Access, SharedWords, Words};
+
+use crate::lab::{Cni, Family, Lab};
+use crate::node::{count, node};
+use crate::probe::By::Tcp;
+use crate::probe::{denied, reaches, settle};
+use crate::turn;
+use crate::weir::Weir;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Says that worker 0 gave its last sign of life at a time, in nanoseconds.
+fn set_heartbeat(lab: &Lab, at: u64) {
+    let data = MapData::from_pin(lab.node_path("/sys/fs/bpf/weir/weir_config")).unwrap();
+    let words = abi::CONFIG_WORDS as usize;
+    let config =
+        SharedWords::map(data.fd().as_fd(), words, Access::ReadWrite, "weir_config").unwrap();
+    config.words()[abi::CONFIG_HEARTBEAT as usize].store(at, Ordering::Relaxed);
+}
+
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * SECOND + now.tv_nsec as u64
+}
+
+/// Sends one datagram from `curl` to `web`; whether a hook punted it rather than
+/// dropping it for want of a worker.
+fn is_punted(weir: &Weir<'_>, lab: &Lab) -> bool {
+    let before = weir.status();
+    let socket = lab.within("curl", || UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+    socket.send_to(b"x", (lab.address("web", Family::V4), 9)).unwrap();
+    let after = weir.status();
+    let grown = |name| count(&after, name) - count(&before, name);
+    let (punted, dropped) = (grown("steering.punted"), grown("steering.drop_no_worker"));
+    assert_eq!(punted + dropped, 1, "one datagram, but {punted} punted and {dropped} dropped");
+    punted == 1
+}
+
+#[test]
+fn a_hung_worker_is_noticed_by_its_heartbeat() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Ptp);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let frozen = weir.freeze();
+
+    set_heartbeat(&lab, now_ns());
+    assert!(is_punted(&weir, &lab), "a sign of life just now");
+    // The worker writes while a hook reads: its time may be later than the hook's.
+    set_heartbeat(&lab, now_ns() + SECOND);
+    assert!(is_punted(&weir, &lab), "a sign of life later than the hook's clock");
+    set_heartbeat(&lab, now_ns() - 60 * SECOND);
+    assert!(!is_punted(&weir, &lab), "no sign of life for a minute");
+    let closed = [denied("curl", "web", Tcp), reaches("node", "web", Tcp)];
+    settle(&mut weir, &lab, "while the worker hangs", &closed);
+
+    drop(frozen);
+    settle(&mut weir, &lab, "it goes on", &[reaches("curl", "web", Tcp)]);
+}
