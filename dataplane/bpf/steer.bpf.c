@@ -76,6 +76,20 @@ struct address {
 	__u32 word[4];
 };
 
+/* A pod's own address, by the device at which it speaks. */
+struct pod_address {
+	struct address address;
+	__u32 ifindex;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct pod_address);
+	__type(value, __u32);
+} weir_pod_addrs SEC(".maps");
+
 /* The node's own addresses, kept by the daemon from netlink. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -158,7 +172,7 @@ static __always_inline struct weir_config *config(void)
 
 enum packet_kind {
 	KIND_IP,         /* judged by a worker */
-	KIND_NEIGHBOUR,  /* ARP, ND, MLD */
+	KIND_NEIGHBOUR,  /* ARP, ND, MLD, as their RFCs have them */
 	KIND_ROUTER,     /* router advertisement, redirect */
 	KIND_L2,         /* not IP: tagged, LLC/SNAP, unknown EtherType */
 	KIND_TRUNCATED,
@@ -170,6 +184,8 @@ struct packet {
 	 * error, of the packet that it quotes. */
 	struct address hash_a, hash_b;
 	enum packet_kind kind;
+	/* Of ARP and ND: what the sender says is its own; all zero if nothing. */
+	struct address claim;
 };
 
 static __always_inline void map_v4(struct address *a, __u32 v4)
@@ -213,24 +229,56 @@ static __always_inline void parse_v4(struct __sk_buff *skb, struct packet *p)
 	map_v4(&p->hash_b, addrs[1]);
 }
 
-static __always_inline enum packet_kind icmp6_kind(__u8 type, __u8 hop_limit)
+static __always_inline int is_multicast6(const struct address *a)
+{
+	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
+static __always_inline int is_link_local6(const struct address *a)
+{
+	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* What is shaped as the RFC demands is the link's own business; anything else under
+ * these types is a packet like any other, and a channel if it passed unjudged. */
+static __always_inline void classify_icmp6(struct __sk_buff *skb, struct packet *p, __u32 l4,
+					   __u8 type, __u8 hop_limit)
 {
 	switch (type) {
 	case ND_NEIGHBOR_SOLICIT:
-	case ND_NEIGHBOR_ADVERT:
 		/* RFC 4861 7.1: anything but 255 was forwarded, so is not ours. */
-		return hop_limit == 255 ? KIND_NEIGHBOUR : KIND_IP;
+		if (hop_limit != 255)
+			return;
+		p->claim = p->src;
+		break;
+	case ND_NEIGHBOR_ADVERT:
+		if (hop_limit != 255)
+			return;
+		if (bpf_skb_load_bytes(skb, l4 + 8, &p->claim, sizeof(p->claim))) {
+			p->kind = KIND_TRUNCATED;
+			return;
+		}
+		break;
 	case ND_ROUTER_SOLICIT:
+		if (hop_limit != 255 || !is_multicast6(&p->dst))
+			return;
+		break;
 	case MLD_QUERY:
 	case MLD_REPORT:
 	case MLD_DONE:
 	case MLD2_REPORT:
-		return KIND_NEIGHBOUR;
+		/* RFC 3810 5: hop limit 1, to a group. */
+		if (hop_limit != 1 || !is_multicast6(&p->dst))
+			return;
+		break;
 	case ND_ROUTER_ADVERT:
 	case ND_REDIRECT:
-		return KIND_ROUTER;
+		p->kind = KIND_ROUTER;
+		return;
+	default:
+		return;
 	}
-	return KIND_IP;
+	p->kind = KIND_NEIGHBOUR;
 }
 
 static __always_inline void parse_v6(struct __sk_buff *skb, struct packet *p)
@@ -257,7 +305,7 @@ static __always_inline void parse_v6(struct __sk_buff *skb, struct packet *p)
 	if (next != NEXTHDR_ICMPV6 || bpf_skb_load_bytes(skb, l4, &icmp, 1))
 		return;
 	if (icmp >= 128) {
-		p->kind = icmp6_kind(icmp, header[7]);
+		classify_icmp6(skb, p, l4, icmp, header[7]);
 		return;
 	}
 	/* RFC 4443: types below 128 are errors and quote the packet. */
@@ -265,6 +313,27 @@ static __always_inline void parse_v6(struct __sk_buff *skb, struct packet *p)
 		return;
 	__builtin_memcpy(&p->hash_a, header, sizeof(p->hash_a));
 	__builtin_memcpy(&p->hash_b, header + 16, sizeof(p->hash_b));
+}
+
+/* ARP for IPv4 over Ethernet (RFC 826); no other kind has any business here. */
+static __always_inline void parse_arp(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 arp[18]; /* up to and with the sender's protocol address */
+	__u32 sender;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, arp, sizeof(arp))) {
+		p->kind = KIND_TRUNCATED;
+		return;
+	}
+	if (arp[2] != 0x08 || arp[3] != 0x00 || arp[4] != ETH_ALEN || arp[5] != 4) {
+		p->kind = KIND_L2;
+		return;
+	}
+	__builtin_memcpy(&sender, arp + 14, sizeof(sender));
+	/* 0.0.0.0 asks without claiming anything (RFC 5227). */
+	if (sender)
+		map_v4(&p->claim, sender);
+	p->kind = KIND_NEIGHBOUR;
 }
 
 static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
@@ -285,8 +354,10 @@ static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
 		parse_v4(skb, p);
 	else if (ethertype == bpf_htons(ETH_P_IPV6))
 		parse_v6(skb, p);
+	else if (ethertype == bpf_htons(ETH_P_ARP))
+		parse_arp(skb, p);
 	else
-		p->kind = ethertype == bpf_htons(ETH_P_ARP) ? KIND_NEIGHBOUR : KIND_L2;
+		p->kind = KIND_L2;
 }
 
 /* ---- choosing the worker ---------------------------------------------- */
@@ -359,6 +430,64 @@ static __always_inline int is_node_address(const struct address *a)
 	return bpf_map_lookup_elem(&weir_node_addrs, a) != 0;
 }
 
+static __always_inline int is_own(struct __sk_buff *skb, const struct address *a)
+{
+	struct pod_address key = { .address = *a, .ifindex = skb->ifindex };
+
+	return bpf_map_lookup_elem(&weir_pod_addrs, &key) != 0;
+}
+
+/* To everyone on the link or to a group: judged at each receiver's hook. */
+static __always_inline int is_group(const struct address *a)
+{
+	if (a->word[0] || a->word[1] || a->word[2] != bpf_htonl(0xffff))
+		return is_multicast6(a);
+	return (a->word[3] & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) ||
+	       a->word[3] == 0xffffffff;
+}
+
+/* Whether the pod may say of itself what it says in ARP or ND. */
+static __always_inline int may_claim(struct __sk_buff *skb, const struct address *a)
+{
+	if (!a->word[0] && !a->word[1] && !a->word[2] && !a->word[3])
+		return 1;
+	return is_link_local6(a) || is_own(skb, a);
+}
+
+/* Between the node and its own pod. "The node" is what was generated here, without an
+ * ingress interface, under an address of the node's: neither alone proves it (IPv6
+ * fragments that the node forwards may have lost their interface). */
+static __always_inline int is_node_traffic(struct __sk_buff *skb, const struct packet *p,
+					   __u8 direction)
+{
+	if (direction == WEIR_TO_POD)
+		return !skb->ingress_ifindex && is_node_address(&p->src);
+	return is_node_address(&p->dst) && (is_own(skb, &p->src) || is_link_local6(&p->src));
+}
+
+/* A worker has decided this packet. */
+static __always_inline int decided(struct __sk_buff *skb, struct weir_config *c,
+				   const struct packet *p, __u8 direction)
+{
+	if (direction == WEIR_FROM_POD) {
+		/* weir_return left a sign in the control buffer if the verdict
+		 * holds at the receiver's hook as well; then the mark travels
+		 * on. Otherwise it must not: a destination NAT could take the
+		 * packet past a pod's policy. Nothing between the redirect and
+		 * this hook writes there; were the sign lost, the packet would
+		 * be judged once more, no worse. */
+		if (skb->cb[0] != CB_COVERS_BOTH)
+			skb->mark &= ~(__u32)c->mark_mask;
+		return pass(WEIR_STEER_DECIDED);
+	}
+	skb->mark &= ~(__u32)c->mark_mask;
+	/* Decided for a receiver, which must be this one: whoever made the link
+	 * believe that it has another's address does not get its packets. */
+	if (p->kind != KIND_IP || !(is_own(skb, &p->dst) || is_group(&p->dst)))
+		return drop(WEIR_STEER_DROP_RECEIVER);
+	return pass(WEIR_STEER_DECIDED);
+}
+
 static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 {
 	struct weir_config *c = config();
@@ -366,42 +495,28 @@ static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 
 	if (!c)
 		return drop(WEIR_STEER_DROP_NO_CONFIG);
-
-	if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value) {
-		/* weir_return left a sign in the control buffer if the verdict
-		 * holds at the receiver's hook as well; then the mark travels
-		 * on. Otherwise it must not: a destination NAT could take the
-		 * packet past a pod's policy. Nothing between the redirect and
-		 * this hook writes there; were the sign lost, the packet would
-		 * be judged once more, no worse. */
-		if (direction == WEIR_TO_POD || skb->cb[0] != CB_COVERS_BOTH)
-			skb->mark &= ~(__u32)c->mark_mask;
-		return pass(WEIR_STEER_DECIDED);
-	}
-
 	parse(skb, &p);
+	if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value)
+		return decided(skb, c, &p, direction);
+
 	switch (p.kind) {
 	case KIND_L2:
 		return drop(WEIR_STEER_DROP_L2);
 	case KIND_TRUNCATED:
 		return drop(WEIR_STEER_DROP_TRUNCATED);
 	case KIND_NEIGHBOUR:
+		if (direction == WEIR_FROM_POD && !may_claim(skb, &p.claim))
+			return drop(WEIR_STEER_DROP_ND);
 		return pass(WEIR_STEER_NEIGHBOUR);
 	case KIND_ROUTER:
+		if (direction == WEIR_TO_POD && !skb->ingress_ifindex)
+			return pass(WEIR_STEER_NEIGHBOUR);
+		return drop(WEIR_STEER_DROP_ND);
 	case KIND_IP:
 		break;
 	}
-
-	/* The node and its own pods always reach each other. "The node" is what
-	 * was generated here, without an ingress interface: a forged or
-	 * masqueraded source address does not make a packet the node's. */
-	if (direction == WEIR_TO_POD && !skb->ingress_ifindex)
+	if (is_node_traffic(skb, &p, direction))
 		return pass(WEIR_STEER_NODE);
-	if (p.kind == KIND_ROUTER)
-		return drop(WEIR_STEER_DROP_ND);
-	if (direction == WEIR_FROM_POD && is_node_address(&p.dst))
-		return pass(WEIR_STEER_NODE);
-
 	return punt(skb, c, &p, direction);
 }
 

@@ -70,11 +70,12 @@ enum weir_steering_counter {
 	WEIR_STEER_NODE,            /* the node's own traffic, passed */
 	WEIR_STEER_NEIGHBOUR,       /* ARP, ND, MLD, passed */
 	WEIR_STEER_DROP_L2,         /* tagged, LLC/SNAP or unknown EtherType */
-	WEIR_STEER_DROP_ND,         /* router advertisement or redirect */
+	WEIR_STEER_DROP_ND,         /* ARP or ND for another's address, RA, redirect */
 	WEIR_STEER_DROP_TRUNCATED,  /* too short for its headers */
 	WEIR_STEER_DROP_NO_WORKER,  /* failed closed */
 	WEIR_STEER_PASS_NO_WORKER,  /* failed open */
 	WEIR_STEER_DROP_SHIM,       /* the shim could not be pushed, or was not one */
+	WEIR_STEER_DROP_RECEIVER,   /* decided for another receiver than this pod */
 	WEIR_STEER_DROP_NO_CONFIG,  /* configuration map missing or of another ABI */
 	WEIR_STEER_COUNT,
 };

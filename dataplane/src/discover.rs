@@ -10,7 +10,7 @@
 //! Who claims an address first keeps it ([`crate::endpoints`]); a pod that may change
 //! its own addresses cannot take another's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
@@ -34,11 +34,23 @@ pub struct Binding {
     pub netns: String,
 }
 
+/// Most addresses of one pod interface that count. A pod has one or two; without a bound
+/// a pod that may add addresses could make every look at its packets slow.
+const MAX_ADDRESSES: usize = 32;
+
+/// The device on which kube-proxy in IPVS mode keeps the addresses of all Services. They
+/// are not the node's own: what is sent to them goes on to pods.
+const SERVICE_DEVICE: &str = "kube-ipvs0";
+
 /// What a scan found.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// Pods' interfaces, by index of the host side.
     pub bindings: Vec<Binding>,
+    /// Indexes of all devices of the node: one that is not here is gone for good.
+    pub devices: HashSet<u32>,
+    /// Names of namespaces that could not be read this time.
+    pub unreadable: HashSet<String>,
     /// The node's own addresses, link-local ones included, loopback ones not.
     pub node_addresses: Vec<IpAddr>,
 }
@@ -60,34 +72,39 @@ impl Discovery {
         Ok(Self { dir: dir.to_owned(), netlink: Netlink::open()?, own })
     }
 
-    /// Scans once. A namespace that cannot be read is skipped and logged: it may just
-    /// be going away.
+    /// Scans once. A namespace that cannot be read is named in the result: it may just be
+    /// going away, or the system may be short of something.
     ///
     /// # Errors
     /// When the node's own interfaces cannot be listed.
     pub async fn scan(&mut self) -> io::Result<Scan> {
         let host: HashMap<u32, Link> =
             self.netlink.links().await?.into_iter().map(|l| (l.index, l)).collect();
+        let of_a_service = |index: u32| host.get(&index).is_some_and(|l| l.name == SERVICE_DEVICE);
         let mut scan = Scan {
             node_addresses: self
                 .netlink
                 .addresses()
                 .await?
                 .into_iter()
+                .filter(|a| !a.address.is_loopback() && !of_a_service(a.index))
                 .map(|a| a.address)
-                .filter(|a| !a.is_loopback())
                 .collect(),
+            devices: host.keys().copied().collect(),
             ..Scan::default()
         };
         for (name, path) in namespace_files(&self.dir) {
             match self.bindings_of(&host, &name, &path).await {
                 Ok(found) => scan.bindings.extend(found),
                 Err(error) => {
-                    tracing::debug!(netns = name, %error, "namespace skipped");
+                    tracing::debug!(netns = name, %error, "namespace not readable this time");
+                    scan.unreadable.insert(name);
                 }
             }
         }
+        // One namespace may have two names.
         scan.bindings.sort_by_key(|b| b.ifindex);
+        scan.bindings.dedup_by_key(|b| b.ifindex);
         Ok(scan)
     }
 
@@ -155,6 +172,7 @@ fn match_ends(
                     .iter()
                     .filter(|a| a.index == l.index && a.global)
                     .map(|a| a.address)
+                    .take(MAX_ADDRESSES)
                     .collect(),
                 netns: netns.to_owned(),
             })

@@ -98,8 +98,10 @@ impl AsFd for NetNs {
 /// namespaces stays there.
 fn scoped<T: Send>(f: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     thread::scope(|scope| {
-        scope
-            .spawn(f)
+        // Not `scope.spawn`, which panics when the system refuses another thread.
+        thread::Builder::new()
+            .name("weir-netns".into())
+            .spawn_scoped(scope, f)?
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("a namespace thread panicked")))
     })

@@ -6,7 +6,10 @@
 //!   Weir arrives are adopted without a gap. From then on a new interface gets its hooks
 //!   at once, and drops everything until its addresses are known to the policy table.
 //! - An address belongs to the interface that had it first, for as long as it has it. A
-//!   pod that takes another's address is quarantined and named; it gains nothing.
+//!   pod that takes the address of another pod of this node is quarantined and named.
+//! - Hooks leave a device only when the device is gone from the node. A pod that hides
+//!   its interface, or a namespace that cannot be read, keeps them: what a worker does
+//!   not know, it drops.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -53,6 +56,8 @@ pub struct Pods {
     node_addresses: Vec<IpAddr>,
     holders: HashMap<IpAddr, u32>,
     attached: HashSet<u32>,
+    /// Some namespace could not be read by the last scan.
+    unreadable: bool,
     enforcing: bool,
 }
 
@@ -75,6 +80,7 @@ impl Pods {
             node_addresses: Vec::new(),
             holders: HashMap::new(),
             attached: HashSet::new(),
+            unreadable: false,
             enforcing: false,
         }
     }
@@ -85,35 +91,27 @@ impl Pods {
     /// # Errors
     /// When a worker hangs or a map cannot be written. A device that cannot take its
     /// hooks is logged and tried again with the next scan.
-    pub fn apply(&mut self, scan: Scan) -> anyhow::Result<()> {
+    pub fn apply(&mut self, mut scan: Scan) -> anyhow::Result<()> {
         if scan.node_addresses != self.node_addresses {
-            self.steering.set_node_addresses(&scan.node_addresses)?;
-            self.node_addresses = scan.node_addresses;
+            if let Err(error) = self.steering.set_node_addresses(&scan.node_addresses) {
+                tracing::error!(%error, "some of the node's own addresses are judged as foreign");
+            }
+            self.node_addresses = std::mem::take(&mut scan.node_addresses);
         }
+        for ifindex in self.attached.extract_if(|i| !scan.devices.contains(i)) {
+            self.steering.forget(ifindex);
+        }
+        // What could not be read this time is as it was.
+        let as_before = self
+            .bindings
+            .iter()
+            .filter(|b| scan.unreadable.contains(&b.netns) && scan.devices.contains(&b.ifindex))
+            .filter(|old| !scan.bindings.iter().any(|b| b.ifindex == old.ifindex));
+        scan.bindings.extend(as_before.cloned().collect::<Vec<_>>());
+        scan.bindings.sort_by_key(|b| b.ifindex);
+        self.unreadable = !scan.unreadable.is_empty();
         if scan.bindings != self.bindings {
-            for gone in self.bindings.iter().filter(|old| {
-                !scan.bindings.iter().any(|b| b.ifindex == old.ifindex && b.netns == old.netns)
-            }) {
-                tracing::info!(device = gone.device, netns = gone.netns, "pod interface gone");
-                if self.attached.remove(&gone.ifindex) {
-                    self.steering.forget(gone.ifindex);
-                }
-            }
-            for new in scan.bindings.iter().filter(|b| !self.bindings.contains(b)) {
-                tracing::info!(
-                    device = new.device, netns = new.netns, addresses = ?new.addresses,
-                    "pod interface"
-                );
-                if new.mtu > self.max_mtu {
-                    tracing::error!(
-                        device = new.device,
-                        mtu = new.mtu,
-                        limit = self.max_mtu,
-                        "packets larger than the limit will be lost on their way to a worker; \
-                         restart weir-dataplane so that it sizes its device anew, or lower the MTU"
-                    );
-                }
-            }
+            self.tell_of_changes(&scan);
             self.bindings = scan.bindings;
             self.claim();
             self.tell_workers()?;
@@ -121,6 +119,35 @@ impl Pods {
         self.attach_all();
         self.write_records();
         Ok(())
+    }
+
+    fn tell_of_changes(&self, scan: &Scan) {
+        for old in &self.bindings {
+            if !scan.bindings.iter().any(|b| b.ifindex == old.ifindex) {
+                let hidden = scan.devices.contains(&old.ifindex);
+                tracing::info!(
+                    device = old.device,
+                    netns = old.netns,
+                    hidden,
+                    "pod interface gone"
+                );
+            }
+        }
+        for new in scan.bindings.iter().filter(|b| !self.bindings.contains(b)) {
+            tracing::info!(
+                device = new.device, netns = new.netns, addresses = ?new.addresses,
+                "pod interface"
+            );
+            if new.mtu > self.max_mtu {
+                tracing::error!(
+                    device = new.device,
+                    mtu = new.mtu,
+                    limit = self.max_mtu,
+                    "packets larger than the limit will be lost on their way to a worker; \
+                     restart weir-dataplane so that it sizes its device anew, or lower the MTU"
+                );
+            }
+        }
     }
 
     /// Puts the hooks on every known device, and from now on on every new one at once.
@@ -135,7 +162,8 @@ impl Pods {
     /// True while some interface has no address yet, so that another scan is due soon.
     pub fn incomplete(&self) -> bool {
         self.bindings.iter().any(|b| b.addresses.is_empty())
-            || (self.enforcing && self.attached.len() < self.bindings.len())
+            || self.unreadable
+            || (self.enforcing && !self.bindings.iter().all(|b| self.attached.contains(&b.ifindex)))
     }
 
     /// Renews who holds which address: whoever lost one frees it, whoever has one that
@@ -157,7 +185,7 @@ impl Pods {
         binding.addresses.iter().filter(|a| self.holders.get(a) != Some(&binding.ifindex))
     }
 
-    fn tell_workers(&self) -> anyhow::Result<()> {
+    fn tell_workers(&mut self) -> anyhow::Result<()> {
         let mut builder = EndpointsBuilder::new();
         for binding in &self.bindings {
             let stolen: Vec<&IpAddr> = self.stolen(binding).collect();
@@ -184,7 +212,15 @@ impl Pods {
         for conflict in conflicts {
             tracing::error!(%conflict, "conflicting pod interfaces");
         }
+        let owned: Vec<(u32, IpAddr)> = endpoints
+            .iter()
+            .filter(|e| !e.quarantined)
+            .flat_map(|e| e.addresses.iter().map(|a| (e.ifindex, a.to_ip())))
+            .collect();
         self.node.set_endpoints(Arc::new(endpoints))?;
+        if let Err(error) = self.steering.set_pod_addresses(&owned) {
+            tracing::error!(%error, "some pods' addresses are unknown to the hooks: cut off");
+        }
         Ok(())
     }
 

@@ -131,12 +131,20 @@ impl Config {
     }
 }
 
-/// A key of the node-address map: the address in IPv6 form, network byte order.
-pub fn node_address_key(address: IpAddr) -> [u8; 16] {
+/// `struct address`: an address in IPv6 form, network byte order.
+pub fn address_key(address: IpAddr) -> [u8; 16] {
     match Address::from(address).to_ip() {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     }
+}
+
+/// `struct pod_address`: the address and the device at which it speaks.
+pub fn pod_address_key(ifindex: u32, address: IpAddr) -> [u8; 20] {
+    let mut key = [0; 20];
+    key[..16].copy_from_slice(&address_key(address));
+    key[16..].copy_from_slice(&ifindex.to_ne_bytes());
+    key
 }
 
 #[cfg(test)]

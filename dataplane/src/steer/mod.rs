@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  /sys/fs/bpf/weir/
-//!    weir_config  weir_steering  weir_node_addrs     what the hooks read and count
+//!    weir_config  weir_steering  weir_*_addrs        what the hooks read and count
 //!    weir_counters  weir_flows4  weir_flows6         what the workers write
 //!    links/<ifindex>_<direction>                     the tcx links on pods' veths
 //! ```
@@ -15,6 +15,7 @@
 pub mod abi;
 pub mod attach;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -32,10 +33,11 @@ use abi::{CONFIG_WORDS, Config};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 6] = [
+const PINNED: [&str; 7] = [
     "weir_config",
     "weir_steering",
     "weir_node_addrs",
+    "weir_pod_addrs",
     "weir_counters",
     "weir_flows4",
     "weir_flows6",
@@ -230,20 +232,37 @@ impl Steering {
     /// # Errors
     /// [`SteerError::Map`], when the map is full or gone.
     pub fn set_node_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), SteerError> {
-        const NAME: &str = "weir_node_addrs";
-        let error = |source| SteerError::Map { name: NAME, source };
-        let map = self.ebpf.map_mut(NAME).ok_or(SteerError::Missing(NAME))?;
-        let mut map: HashMap<&mut MapData, [u8; 16], u32> =
-            HashMap::try_from(map).map_err(error)?;
-        let wanted: std::collections::HashSet<[u8; 16]> =
-            addresses.iter().copied().map(abi::node_address_key).collect();
-        let stale: Vec<[u8; 16]> =
-            map.keys().filter_map(Result::ok).filter(|k| !wanted.contains(k)).collect();
-        for key in &wanted {
-            map.insert(key, 1, 0).map_err(error)?;
+        let keys = addresses.iter().copied().map(abi::address_key).collect();
+        self.replace_keys("weir_node_addrs", &keys)
+    }
+
+    /// Makes the pod-address map hold exactly these pairs of device and address.
+    ///
+    /// # Errors
+    /// [`SteerError::Map`], when the map is full or gone.
+    pub fn set_pod_addresses(&mut self, owned: &[(u32, IpAddr)]) -> Result<(), SteerError> {
+        let keys = owned.iter().map(|(i, a)| abi::pod_address_key(*i, *a)).collect();
+        self.replace_keys("weir_pod_addrs", &keys)
+    }
+
+    /// Stale keys go first: they make room, and what they allow ends at once.
+    fn replace_keys<const N: usize>(
+        &mut self,
+        name: &'static str,
+        wanted: &HashSet<[u8; N]>,
+    ) -> Result<(), SteerError>
+    where
+        [u8; N]: aya::Pod,
+    {
+        let error = |source| SteerError::Map { name, source };
+        let map = self.ebpf.map_mut(name).ok_or(SteerError::Missing(name))?;
+        let mut map: HashMap<&mut MapData, [u8; N], u32> = HashMap::try_from(map).map_err(error)?;
+        let present: HashSet<[u8; N]> = map.keys().filter_map(Result::ok).collect();
+        for key in present.difference(wanted) {
+            map.remove(key).map_err(error)?;
         }
-        for key in stale {
-            map.remove(&key).map_err(error)?;
+        for key in wanted.difference(&present) {
+            map.insert(key, 1, 0).map_err(error)?;
         }
         Ok(())
     }

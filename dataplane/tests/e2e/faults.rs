@@ -231,3 +231,93 @@ fn a_spoofed_source_is_dropped() {
     let dropped = count(&weir.status(), "drops.spoofed_source") - before;
     assert_eq!(dropped, 10, "{}", weir.words());
 }
+
+/// A pod speaks in ARP and ND for its own addresses only, and what merely bears the
+/// type of a neighbour protocol is judged like any packet.
+#[test]
+fn a_pod_answers_for_its_own_address_only() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let mut wire = Wire::of(&lab, "curl");
+    let address = |pod, family| lab.address(pod, family);
+    let (from, to) = (lab.mac("curl"), lab.mac("web"));
+
+    let arp_reply = |claimed: std::net::IpAddr| {
+        let (std::net::IpAddr::V4(claimed), std::net::IpAddr::V4(asker)) =
+            (claimed, address("web", Family::V4))
+        else {
+            unreachable!("asked for IPv4")
+        };
+        let mut frame = [&to[..], &from, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &from].concat();
+        frame.extend(claimed.octets());
+        frame.extend(to);
+        frame.extend(asker.octets());
+        frame
+    };
+    let icmp6 = |kind: u8, hop_limit: u8, body: &[u8]| {
+        let (std::net::IpAddr::V6(source), std::net::IpAddr::V6(target)) =
+            (address("curl", Family::V6), address("web", Family::V6))
+        else {
+            unreachable!("asked for IPv6")
+        };
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(from, to)
+            .ipv6(source.octets(), target.octets(), hop_limit)
+            .icmpv6_raw(kind, 0, [0x20, 0, 0, 0])
+            .write(&mut frame, body)
+            .unwrap();
+        frame
+    };
+    let octets = |pod| match address(pod, Family::V6) {
+        std::net::IpAddr::V6(address) => address.octets(),
+        std::net::IpAddr::V4(_) => unreachable!("asked for IPv6"),
+    };
+
+    let before = weir.status();
+    wire.send(&arp_reply(address("kurl", Family::V4))); // another pod's
+    wire.send(&icmp6(136, 255, &octets("kurl"))); // NA for another pod's
+    wire.send(&icmp6(134, 255, &[0; 8])); // router advertisement
+    wire.send(&arp_reply(address("curl", Family::V4))); // its own
+    wire.send(&icmp6(136, 255, &octets("curl"))); // NA for its own
+    wire.send(&icmp6(131, 64, b"not a report at all")); // "MLD" to a host, routable
+    wire.send(&icmp6(133, 64, b"nor a solicitation.")); // "RS" likewise
+    wire.flush();
+    let after = weir.status();
+    let grown = |name| count(&after, name) - count(&before, name);
+    assert_eq!(grown("steering.drop_nd"), 3, "{}", weir.words());
+    assert!(grown("steering.neighbour") >= 2, "its own pass\n{}", weir.words());
+    assert_eq!(grown("steering.punted"), 2, "judged by a worker\n{}", weir.words());
+}
+
+/// A pod with NET_ADMIN can hide its interface from discovery; that must not take the
+/// hooks off the node's end of it.
+#[test]
+fn a_hidden_interface_keeps_its_hooks() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let mut hiding = lab.enter("curl", "unshare").args(["--net", "sleep", "60"]).spawn().unwrap();
+    thread::sleep(Duration::from_millis(300));
+    let pid = hiding.id().to_string();
+    let (own, web) = (lab.address("curl", Family::V4), lab.address("web", Family::V4));
+    let mac = lab.mac("web").map(|byte| format!("{byte:02x}")).join(":");
+    lab.command("curl", "ip", &["link", "set", "eth0", "netns", &pid]);
+    weir.wait("the interface to be missed", |weir| {
+        weir.status()["endpoints"].as_array().is_some_and(|all| all.len() == 2)
+    });
+    let before = count(&weir.status(), "drops.unknown_interface");
+    let script = format!(
+        "ip addr add {own}/24 dev eth0 && ip link set eth0 up && \
+         ip neigh replace {web} lladdr {mac} dev eth0 && ping -c3 -i0.2 -W1 {web}"
+    );
+    let ping = std::process::Command::new("nsenter")
+        .args(["--target", &pid, "--net", "--", "sh", "-c", &script])
+        .output()
+        .unwrap();
+    let dropped = count(&weir.status(), "drops.unknown_interface") - before;
+    hiding.kill().unwrap();
+    hiding.wait().unwrap();
+    assert!(!ping.status.success(), "{ping:?}\n{}", weir.words());
+    assert!(dropped >= 3, "{dropped} dropped; {ping:?}\n{}", weir.words());
+}
