@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use weir_table::addr::Address;
 
 use crate::discover::{Binding, Scan};
@@ -62,7 +62,8 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// No pods yet, nothing attached.
+    /// No pods yet, nothing attached. Who held which address before a restart is read
+    /// from the run directory: else the lowest interface index would win afterwards.
     pub fn new(
         steering: Steering,
         node: Arc<Node>,
@@ -78,7 +79,7 @@ impl Pods {
             max_mtu,
             bindings: Vec::new(),
             node_addresses: Vec::new(),
-            holders: HashMap::new(),
+            holders: holders_before(run_dir),
             attached: HashSet::new(),
             unreadable: false,
             enforcing: false,
@@ -269,5 +270,50 @@ impl Pods {
         if let Err(error) = written {
             tracing::warn!(%error, "cannot write {}; `weir status` shows old pods", state::ENDPOINTS);
         }
+    }
+}
+
+/// The part of an [`EndpointRecord`] that says who holds which address.
+#[derive(Deserialize)]
+struct Held {
+    ifindex: u32,
+    addresses: Vec<IpAddr>,
+    quarantined: bool,
+}
+
+/// Who held which address when the last daemon wrote its endpoints; nobody, if there is
+/// no such file or it is not readable.
+fn holders_before(run_dir: &Path) -> HashMap<IpAddr, u32> {
+    let json = std::fs::read(run_dir.join(state::ENDPOINTS)).unwrap_or_default();
+    let records: Vec<Held> = serde_json::from_slice(&json).unwrap_or_default();
+    records
+        .into_iter()
+        .filter(|held| !held.quarantined)
+        .flat_map(|held| held.addresses.into_iter().map(move |address| (address, held.ifindex)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_survive_a_restart_and_claimants_do_not_become_holders() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(holders_before(dir.path()).is_empty(), "a first start");
+        let address: IpAddr = "10.0.0.1".parse().unwrap();
+        let record = |ifindex, quarantined| EndpointRecord {
+            ifindex,
+            device: "veth",
+            netns: "cni",
+            addresses: std::slice::from_ref(&address),
+            quarantined,
+            attached: true,
+        };
+        let json = serde_json::to_vec(&[record(3, true), record(7, false)]).unwrap();
+        state::replace(&dir.path().join(state::ENDPOINTS), &json).unwrap();
+        assert_eq!(holders_before(dir.path()), HashMap::from([(address, 7)]));
+        state::replace(&dir.path().join(state::ENDPOINTS), b"[{").unwrap();
+        assert!(holders_before(dir.path()).is_empty(), "half a file");
     }
 }

@@ -11,9 +11,9 @@ use weir_table::abi;
 use weir_table::mem::{Access, SharedWords, Words};
 
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{count, node};
+use crate::node::{count, example, node};
 use crate::probe::By::Tcp;
-use crate::probe::{denied, reaches, settle};
+use crate::probe::{denied, differences, reaches, serve, settle};
 use crate::turn;
 use crate::weir::Weir;
 
@@ -65,4 +65,33 @@ fn a_hung_worker_is_noticed_by_its_heartbeat() {
 
     drop(frozen);
     settle(&mut weir, &lab, "it goes on", &[reaches("curl", "web", Tcp)]);
+}
+
+#[test]
+fn a_killed_daemon_closes_its_pods_and_its_successor_resumes() {
+    let Some(_turn) = turn() else { return };
+    for attach in ["tcx", "clsact"] {
+        let options = ["--workers", "1", "--attach", attach];
+        let (lab, folder) = node(Cni::Bridge);
+        serve(&lab, "kurl");
+        let mut weir = Weir::start(&lab, folder, &options);
+        weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+        let enforced =
+            [denied("curl", "web", Tcp), reaches("curl", "kurl", Tcp), reaches("node", "web", Tcp)];
+        settle(&mut weir, &lab, "before", &enforced);
+
+        weir.kill();
+        let closed = [
+            denied("curl", "kurl", Tcp),
+            reaches("node", "web", Tcp),
+            reaches("node", "kurl", Tcp),
+        ];
+        let found = differences(&lab, &closed);
+        assert!(found.is_empty(), "{attach}, nobody runs: {found:#?}\n{}", weir.words());
+
+        // Control is still dead: what was enforced last is resumed from the run directory.
+        weir.start_dataplane(&options);
+        let found = differences(&lab, &enforced);
+        assert!(found.is_empty(), "{attach}, resumed: {found:#?}\n{}", weir.words());
+    }
 }

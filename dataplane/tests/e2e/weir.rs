@@ -39,6 +39,26 @@ impl<'a> Weir<'a> {
         weir
     }
 
+    /// Ends both daemons without a chance to clean up.
+    pub fn kill(&mut self) {
+        for child in [&mut self.control, &mut self.dataplane] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Starts another dataplane, alone, and waits until it serves.
+    pub fn start_dataplane(&mut self, options: &[&str]) {
+        let mut dataplane = self.lab.enter("node", &binary("weir-dataplane"));
+        dataplane.args(["--offload", "off"]).args(options);
+        self.dataplane = Self::spawn(self.lab, "weir-dataplane", dataplane);
+        let start = Instant::now();
+        while !self.dataplane_log().contains("ready for policy tables") {
+            assert!(start.elapsed() < PATIENCE, "it does not start\n{}", self.words());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn spawn(lab: &Lab, name: &str, mut command: Command) -> Child {
         let log = File::create(lab.dir().join("log").join(name)).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()

@@ -1,5 +1,6 @@
-//! Where everything stands in a flow entry. The steering program (C) shares these
-//! numbers; whoever changes one raises [`LAYOUT_VERSION`].
+//! Where everything stands in a flow entry. The steering program (C) shares the memory;
+//! whoever changes a number raises `WEIR_ABI_VERSION` in `bpf/weir.h`, by which a daemon
+//! knows pinned maps that it must not adopt.
 //!
 //! Two regions, each an array of 64-bit words in memory of its own:
 //!
@@ -26,10 +27,6 @@
 //! Addresses and ports are in host order. "lo" and "hi" are the two sides of the
 //! connection in canonical order: (address, port) of lo is the smaller.
 #![forbid(unsafe_code)]
-
-/// Raised whenever the meaning of any word changes; part of the name under which the
-/// maps are pinned, so that two versions never share memory.
-pub const LAYOUT_VERSION: u32 = 1;
 
 /// 64-bit words of an IPv4 entry.
 pub const V4_ENTRY_WORDS: usize = 8;
