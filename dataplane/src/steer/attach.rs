@@ -12,6 +12,7 @@ use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+    qdisc_detach_program,
 };
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
 use aya::util::KernelVersion;
@@ -108,6 +109,12 @@ impl Steering {
             _ => attach_tcx(program, hook, device, Some(&pin)).map(drop),
         }
         .map_err(|reason| fail(hook, device, reason))?;
+        // What an earlier daemon attached the other way would go on asking for workers
+        // that are gone. It leaves after the new one came: no instant without a hook.
+        match mode.resolve() {
+            AttachMode::Clsact => drop(fs::remove_file(&pin)),
+            _ => drop(qdisc_detach_program(device, hook.attach_type(), hook.program())),
+        }
         warn_if_not_first(hook, device, mode);
         Ok(())
     }

@@ -93,5 +93,12 @@ fn a_killed_daemon_closes_its_pods_and_its_successor_resumes() {
         weir.start_dataplane(&options);
         let found = differences(&lab, &enforced);
         assert!(found.is_empty(), "{attach}, resumed: {found:#?}\n{}", weir.words());
+
+        // A successor that attaches the other way leaves nothing of its predecessor's.
+        weir.kill();
+        let other = if attach == "tcx" { "clsact" } else { "tcx" };
+        weir.start_dataplane(&["--workers", "1", "--attach", other]);
+        let found = differences(&lab, &enforced);
+        assert!(found.is_empty(), "{attach}, then {other}: {found:#?}\n{}", weir.words());
     }
 }
