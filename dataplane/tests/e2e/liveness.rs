@@ -4,6 +4,8 @@
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::maps::MapData;
 use rustix::time::{ClockId, clock_gettime};
@@ -34,16 +36,23 @@ fn now_ns() -> u64 {
 }
 
 /// Sends one datagram from `curl` to `web`; whether a hook punted it rather than
-/// dropping it for want of a worker.
+/// dropping it for want of a worker. It may have to wait for the gateway's address to be
+/// resolved before it reaches the hook.
 fn is_punted(weir: &Weir<'_>, lab: &Lab) -> bool {
     let before = weir.status();
     let socket = lab.within("curl", || UdpSocket::bind(("0.0.0.0", 0)).unwrap());
     socket.send_to(b"x", (lab.address("web", Family::V4), 9)).unwrap();
-    let after = weir.status();
-    let grown = |name| count(&after, name) - count(&before, name);
-    let (punted, dropped) = (grown("steering.punted"), grown("steering.drop_no_worker"));
-    assert_eq!(punted + dropped, 1, "one datagram, but {punted} punted and {dropped} dropped");
-    punted == 1
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        let after = weir.status();
+        let grown = |name| count(&after, name) - count(&before, name);
+        let (punted, dropped) = (grown("steering.punted"), grown("steering.drop_no_worker"));
+        if punted + dropped > 0 || Instant::now() > deadline {
+            assert_eq!(punted + dropped, 1, "one datagram: {punted} punted, {dropped} dropped");
+            return punted == 1;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
