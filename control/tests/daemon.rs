@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use weir_table::SOCKET_FILE;
 use weir_table::classify::{Connection, MappedClassifier};
-use weir_table::publish::{Event, Listener, Receipt};
+use weir_table::publish::{AddressReceipt, Event, Listener, Receipt};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,6 +42,14 @@ apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: shop, name: allow}
 spec: {podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}
+";
+
+/// A second client.
+const MORE: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {namespace: shop, name: more, labels: {app: client, hash: x1}}
+status: {podIP: 10.0.0.3}
 ";
 
 /// A running weir-control, its folder and its log.
@@ -109,16 +117,27 @@ impl Drop for Control {
     }
 }
 
+/// What the dataplane does about a change of addresses in place.
+#[derive(Clone, Copy)]
+enum OnChange {
+    Acknowledge,
+    Refuse,
+    Ignore,
+}
+
 /// The dataplane's side: takes the next generation and acknowledges it.
 struct Dataplane {
     listener: Listener,
     current: Option<MappedClassifier>,
+    on_change: OnChange,
+    /// Generation and epoch of each change that was announced.
+    announced: Vec<(u64, u64)>,
 }
 
 impl Dataplane {
     fn start(run_dir: &Path, generation: u64) -> Self {
         let listener = Listener::bind(run_dir, "test-dataplane", generation).unwrap();
-        Self { listener, current: None }
+        Self { listener, current: None, on_change: OnChange::Acknowledge, announced: Vec::new() }
     }
 
     fn poll(&mut self, timeout: Duration) -> Option<u64> {
@@ -129,6 +148,29 @@ impl Dataplane {
                 self.listener.receipt(Receipt { generation, workers: 1, enforced_at_ns: 1 });
                 self.current = Some(received.classifier);
                 Some(generation)
+            }
+            Event::AddressesChanged { generation, epoch } => {
+                // The map is shared and control waits: it says just what was announced.
+                let current = self.current.as_ref().unwrap();
+                assert_eq!(
+                    (current.generation(), current.addresses().epoch()),
+                    (generation, epoch)
+                );
+                self.announced.push((generation, epoch));
+                let flows_rejudged = Some(7);
+                match self.on_change {
+                    OnChange::Acknowledge => self.listener.addresses_enforced(AddressReceipt {
+                        generation,
+                        epoch,
+                        flows_rejudged,
+                        enforced_at_ns: 1,
+                    }),
+                    OnChange::Refuse => {
+                        self.listener.refuse_addresses(generation, epoch, "the test said so");
+                    }
+                    OnChange::Ignore => {}
+                }
+                None
             }
             Event::Refused { reason, .. } => panic!("refused: {reason}"),
             Event::Connected { .. } | Event::Disconnected => None,
@@ -153,6 +195,16 @@ impl Dataplane {
             dport: 80,
         };
         self.current.as_ref().unwrap().evaluate(&connection).is_allowed()
+    }
+
+    /// Serves until that many changes of addresses were announced since the start.
+    fn until_announced(&mut self, count: usize) {
+        let end = Instant::now() + PATIENCE;
+        while self.announced.len() < count {
+            assert!(Instant::now() < end, "only {:?} announced", self.announced);
+            let published = self.poll(Duration::from_millis(50));
+            assert_eq!(published, None, "a generation instead of a change in place");
+        }
     }
 
     /// Serves until the verdict is as wanted; how long it took.
@@ -228,18 +280,82 @@ fn pods_come_and_go_without_a_generation() {
     assert!(!dataplane.allows("10.0.0.3", "10.0.0.1"));
 
     // A second client of a known identity.
-    let more = "apiVersion: v1\nkind: Pod\nmetadata: {namespace: shop, name: more, labels: {app: client, hash: x1}}\nstatus: {podIP: 10.0.0.3}\n";
-    world.write("more.yaml", more);
-    dataplane.until("10.0.0.3", "10.0.0.1", true);
+    world.write("more.yaml", MORE);
+    dataplane.until_announced(1);
+    assert!(dataplane.allows("10.0.0.3", "10.0.0.1"));
+    control.expect("addresses changed in place, enforced");
+    control.expect("set=1 removed=0 flows_rejudged=7");
+    // The same again in other words: nothing to tell.
+    world.write("more.yaml", &MORE.replace("hash: x1", "hash: x2"));
+    assert_eq!(dataplane.poll(Duration::from_millis(300)), None);
+    assert_eq!(dataplane.announced.len(), 1);
     world.remove("more.yaml");
-    dataplane.until("10.0.0.3", "10.0.0.1", false);
-    assert_eq!(dataplane.current.as_ref().unwrap().generation(), generation);
-    control.expect("addresses changed in place");
+    dataplane.until_announced(2);
+    assert!(!dataplane.allows("10.0.0.3", "10.0.0.1"));
+    control.expect("set=0 removed=1");
+    let (first, second) = (dataplane.announced[0], dataplane.announced[1]);
+    assert_eq!((first.0, second.0), (generation, generation));
+    assert_eq!(second.1, first.1 + 1);
 
     // One of a namespace that had no pods needs new classes.
-    world.write("more.yaml", &more.replace("namespace: shop", "namespace: stock"));
+    world.write("more.yaml", &MORE.replace("namespace: shop", "namespace: stock"));
     assert!(dataplane.next() > generation);
+    assert_eq!(dataplane.announced.len(), 2);
     control.stop(Signal::INT);
+}
+
+#[test]
+fn a_change_in_place_that_is_not_acknowledged_becomes_a_generation() {
+    for (on_change, words) in [
+        (OnChange::Refuse, "the dataplane refused generation 1: the test said so; trying again"),
+        (OnChange::Ignore, "no answer from the other side within 5000 ms; trying again"),
+    ] {
+        let world = World::new();
+        world.write("pods.yaml", PODS);
+        world.write("allow.yaml", ALLOW);
+        let mut dataplane = Dataplane::start(&world.run, 0);
+        let mut control = world.control();
+        assert_eq!(dataplane.next(), 1);
+        dataplane.on_change = on_change;
+        world.write("more.yaml", MORE);
+        dataplane.until_announced(1);
+        assert_eq!(dataplane.next(), 2);
+        assert!(dataplane.allows("10.0.0.3", "10.0.0.1"));
+        control.expect(words);
+        control.expect("generation enforced by all workers generation=2");
+        // From then on in place again.
+        dataplane.on_change = OnChange::Acknowledge;
+        world.remove("more.yaml");
+        dataplane.until_announced(2);
+        assert_eq!(dataplane.announced[1].0, 2);
+        control.expect("addresses changed in place, enforced generation=2");
+        control.stop(Signal::TERM);
+    }
+}
+
+#[test]
+fn a_full_address_map_becomes_a_generation_and_is_not_announced() {
+    let world = World::new();
+    world.write("pods.yaml", PODS);
+    world.write("allow.yaml", ALLOW);
+    let mut dataplane = Dataplane::start(&world.run, 0);
+    let mut control = world.control();
+    assert_eq!(dataplane.next(), 1);
+    // Room is for twice the pods of the beginning, and some more.
+    let many_pods = 300;
+    let mut many = String::new();
+    for number in 0..many_pods {
+        many += &MORE
+            .replace("name: more", &format!("name: more-{number}"))
+            .replace("10.0.0.3", &format!("10.1.{}.{}", number / 200, number % 200 + 1));
+        many += "---\n";
+    }
+    world.write("many.yaml", &many);
+    assert_eq!(dataplane.next(), 2);
+    control.expect("the address map cannot take the change");
+    assert!(dataplane.allows("10.1.1.100", "10.0.0.1"));
+    assert_eq!(dataplane.announced, []);
+    control.stop(Signal::TERM);
 }
 
 #[test]

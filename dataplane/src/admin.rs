@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use futures_util::{FutureExt, StreamExt};
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::AsyncSocket;
-use weir_table::publish::{Event, Listener, Receipt, ReceivedGeneration};
+use weir_table::publish::{AddressReceipt, Event, Listener, Receipt, ReceivedGeneration};
 use weir_table::saved;
 
 use crate::daemon::lock;
@@ -119,6 +119,9 @@ impl Publications {
         while !self.stop.load(Ordering::Relaxed) {
             match self.listener.poll(POLL)? {
                 Some(Event::Published(received)) => self.take(*received),
+                Some(Event::AddressesChanged { generation, epoch }) => {
+                    self.addresses_changed(generation, epoch);
+                }
                 Some(Event::Connected { software }) => {
                     tracing::info!(software, "publisher connected");
                 }
@@ -153,6 +156,17 @@ impl Publications {
                 self.listener.refuse(generation, &error.to_string());
             }
         }
+    }
+
+    /// Workers compare a flow's stamp with the map's epoch at every packet, so a change
+    /// that can be seen in the map is in force.
+    fn addresses_changed(&mut self, generation: u64, epoch: u64) {
+        self.listener.addresses_enforced(AddressReceipt {
+            generation,
+            epoch,
+            flows_rejudged: None,
+            enforced_at_ns: crate::clock::monotonic_ns(),
+        });
     }
 
     /// Keeps the table and its addresses on tmpfs, after every change of either: control

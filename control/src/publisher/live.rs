@@ -96,12 +96,19 @@ impl Live {
         self.addresses.len()
     }
 
+    /// The address map's epoch: how many changes were made to it.
+    pub fn epoch(&self) -> u64 {
+        self.map.epoch()
+    }
+
     /// Whether this generation's image is the one wanted.
     pub fn is_of(&self, image: &Arc<PolicyImage>) -> bool {
         Arc::ptr_eq(&self.image, image) || self.image == *image
     }
 
     /// Makes the address map say what is wanted, address by address, while the dataplane reads it.
+    /// Unless nothing changed, the dataplane must then be told of [`Live::epoch`]: until it has
+    /// answered, flows that it decided before keep their verdicts.
     ///
     /// # Errors
     /// [`AddressMapError::Full`]: a new generation is needed, with a larger map. Addresses already

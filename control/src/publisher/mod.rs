@@ -14,7 +14,10 @@
 //!   as it is there again;
 //! * a generation number is used once: it is above the dataplane's last and above our last;
 //! * if only addresses changed, and to classes that the present generation has, they are changed in
-//!   place and no generation is made.
+//!   place and no generation is made. The dataplane is told and must answer: flows that it decided
+//!   by the old addresses stay decided until it looks. A change that it does not acknowledge is
+//!   handled as a lost connection, so that a new generation follows;
+//! * a state counts as delivered only when the dataplane has said that it enforces it.
 
 mod live;
 
@@ -181,7 +184,7 @@ impl Courier {
     fn deliver(&mut self) -> Result<(), DeliveryError> {
         let Some(since) = self.pending else { return Ok(()) };
         let Some(desired) = self.wanted.clone() else { return Ok(()) };
-        if self.connection.is_some() && self.update_in_place(&desired, since) {
+        if self.update_in_place(&desired, since)? {
             self.pending = None;
             return Ok(());
         }
@@ -226,29 +229,42 @@ impl Courier {
         Ok(())
     }
 
-    /// Changes addresses of the present generation, if that is all there is to do.
-    fn update_in_place(&mut self, desired: &Desired, since: Instant) -> bool {
+    /// Changes addresses of the present generation, if that is all there is to do, and waits until
+    /// that is enforced. False when a new generation is needed.
+    ///
+    /// # Errors
+    /// The dataplane did not acknowledge: it may enforce a part or nothing of it.
+    fn update_in_place(
+        &mut self,
+        desired: &Desired,
+        since: Instant,
+    ) -> Result<bool, DeliveryError> {
+        // Without the connection over which the generation went, nobody shares its map.
+        let Some(connection) = &mut self.connection else { return Ok(false) };
         let Some(live) = self.live.as_mut().filter(|live| live.is_of(&desired.image)) else {
-            return false;
+            return Ok(false);
         };
-        match live.update(&desired.addresses) {
-            Ok(update) => {
-                if update != Update::default() {
-                    info!(
-                        generation = live.generation,
-                        set = update.set,
-                        removed = update.removed,
-                        took_us = micros(since),
-                        "addresses changed in place"
-                    );
-                }
-                true
-            }
+        let update = match live.update(&desired.addresses) {
+            Ok(update) => update,
             Err(error) => {
                 info!(%error, "the address map cannot take the change: making a new generation");
-                false
+                return Ok(false);
             }
+        };
+        if update != Update::default() {
+            let receipt = connection.addresses_changed(live.generation, live.epoch(), TIMEOUT)?;
+            info!(
+                generation = receipt.generation,
+                epoch = receipt.epoch,
+                set = update.set,
+                removed = update.removed,
+                flows_rejudged = receipt.flows_rejudged,
+                enforced_at_ns = receipt.enforced_at_ns,
+                took_us = micros(since),
+                "addresses changed in place, enforced"
+            );
         }
+        Ok(true)
     }
 
     /// Logs a failure once, and again now and then while it goes on.

@@ -1,4 +1,4 @@
-//! Control's side: connect, publish, wait for the receipt.
+//! Control's side: connect, publish, tell of changed addresses, wait for the answer.
 
 use std::{
     io,
@@ -14,7 +14,7 @@ use rustix::{
 
 use super::{
     PublishError,
-    message::{Hello, Message, Receipt, Summary},
+    message::{AddressReceipt, Hello, Message, Receipt, Summary},
     socket::Connection,
 };
 
@@ -61,7 +61,7 @@ impl Publisher {
                 dataplane.check()?;
                 Ok(Publisher { connection, dataplane })
             }
-            Message::Refused { generation, reason } => {
+            Message::Refused { generation, reason, .. } => {
                 Err(PublishError::Refused { generation, reason })
             }
             other => Err(unexpected(&other)),
@@ -95,29 +95,75 @@ impl Publisher {
         addresses: BorrowedFd<'_>,
         timeout: Duration,
     ) -> Result<Receipt, PublishError> {
-        let deadline = Instant::now() + timeout;
         let message = Message::Publish { generation, summary: summary.clone() };
-        self.connection.send(&message, &[policy, addresses], timeout)?;
+        self.call(&message, &[policy, addresses], timeout, |answer| match answer {
+            Message::Receipt(receipt) if receipt.generation == generation => {
+                Answer::Mine(Ok(receipt))
+            }
+            Message::Refused { generation: about, epoch: None, reason }
+                if about.is_none_or(|about| about == generation) =>
+            {
+                Answer::Mine(Err(PublishError::Refused { generation: about, reason }))
+            }
+            other => other.into(),
+        })
+    }
+
+    /// Says that addresses of the generation in force were changed in the map
+    /// that the dataplane shares, and waits until no flow keeps a verdict from
+    /// before. `epoch` is the map's after the last change
+    /// ([`AddressMapWriter::epoch`](crate::addrmap::AddressMapWriter::epoch)).
+    ///
+    /// # Errors
+    /// [`PublishError::Refused`] with the dataplane's reason, for example that
+    /// another generation is in force: the connection stays usable.
+    /// [`PublishError::Timeout`]: whether the change is enforced is not known.
+    /// After these two a new generation is right. Any other error: connect again.
+    pub fn addresses_changed(
+        &mut self,
+        generation: u64,
+        epoch: u64,
+        timeout: Duration,
+    ) -> Result<AddressReceipt, PublishError> {
+        let message = Message::AddressesChanged { generation, epoch };
+        self.call(&message, &[], timeout, |answer| match answer {
+            // What is enforced up to a later epoch is enforced up to this one.
+            Message::AddressesEnforced(receipt)
+                if receipt.generation == generation && receipt.epoch >= epoch =>
+            {
+                Answer::Mine(Ok(receipt))
+            }
+            Message::Refused { generation: about, epoch: of, reason }
+                if about.is_none() || (about, of) == (Some(generation), Some(epoch)) =>
+            {
+                Answer::Mine(Err(PublishError::Refused { generation: about, reason }))
+            }
+            other => other.into(),
+        })
+    }
+
+    /// Sends a message and waits for what `sort` says is its answer.
+    fn call<T>(
+        &mut self,
+        message: &Message,
+        descriptors: &[BorrowedFd<'_>],
+        timeout: Duration,
+        sort: impl Fn(Message) -> Answer<T>,
+    ) -> Result<T, PublishError> {
+        let deadline = Instant::now() + timeout;
+        self.connection.send(message, descriptors, timeout)?;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let answer = self.connection.receive(left).map_err(|error| match error {
+            let received = self.connection.receive(left).map_err(|error| match error {
                 PublishError::Timeout { .. } => {
                     PublishError::Timeout { milliseconds: timeout.as_millis() }
                 }
                 error => error,
             })?;
-            match answer.0 {
-                Message::Receipt(receipt) if receipt.generation == generation => {
-                    return Ok(receipt);
-                }
-                Message::Refused { generation: about, reason }
-                    if about.is_none() || about == Some(generation) =>
-                {
-                    return Err(PublishError::Refused { generation: about, reason });
-                }
-                // The answer to an earlier generation that we gave up waiting for.
-                Message::Receipt(_) | Message::Refused { .. } => {}
-                other => return Err(unexpected(&other)),
+            match sort(received.0) {
+                Answer::Mine(result) => return result,
+                Answer::Late => {}
+                Answer::OutOfTurn(other) => return Err(unexpected(&other)),
             }
         }
     }
@@ -137,6 +183,28 @@ impl Publisher {
 impl AsFd for Publisher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
+    }
+}
+
+/// What a message is to the call that is waiting.
+enum Answer<T> {
+    /// Its answer.
+    Mine(Result<T, PublishError>),
+    /// The answer to an earlier call that gave up waiting.
+    Late,
+    /// None at all.
+    OutOfTurn(Message),
+}
+
+impl<T> From<Message> for Answer<T> {
+    /// Sorts what the waiting call has not found to be its own.
+    fn from(message: Message) -> Answer<T> {
+        match message {
+            Message::Receipt(_) | Message::AddressesEnforced(_) | Message::Refused { .. } => {
+                Answer::Late
+            }
+            other => Answer::OutOfTurn(other),
+        }
     }
 }
 

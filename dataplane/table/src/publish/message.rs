@@ -6,7 +6,7 @@ use super::PublishError;
 use crate::{addrmap, policy};
 
 /// Raised whenever a message changes its meaning.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// One datagram.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,8 +19,17 @@ pub(super) enum Message {
         summary: Summary,
     },
     Receipt(Receipt),
+    AddressesChanged {
+        generation: u64,
+        epoch: u64,
+    },
+    AddressesEnforced(AddressReceipt),
     Refused {
         generation: Option<u64>,
+        /// The change of addresses that is refused; `None` when it is the
+        /// generation, or the connection. Tells a late answer from a timely one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
         reason: String,
     },
 }
@@ -80,5 +89,21 @@ pub struct Receipt {
     /// How many workers enforce it.
     pub workers: u32,
     /// When the last of them took it over, `CLOCK_MONOTONIC` in nanoseconds.
+    pub enforced_at_ns: u64,
+}
+
+/// The dataplane's word that the address map of the present generation is
+/// enforced as it was at an epoch: no flow keeps a verdict from before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressReceipt {
+    /// The generation that the map belongs to.
+    pub generation: u64,
+    /// The map's epoch: every change that it counts is enforced. At least the
+    /// epoch that was announced.
+    pub epoch: u64,
+    /// How many flows were judged again for it; `None` when nobody counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows_rejudged: Option<u64>,
+    /// When that was done, `CLOCK_MONOTONIC` in nanoseconds.
     pub enforced_at_ns: u64,
 }

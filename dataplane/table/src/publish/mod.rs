@@ -1,4 +1,4 @@
-//! How a generation gets from control to the dataplane.
+//! How a generation, and what changes in it later, gets from control to the dataplane.
 //!
 //! A `SOCK_SEQPACKET` unix socket, `dataplane.sock` in the run directory; one
 //! JSON message a datagram.
@@ -10,12 +10,30 @@
 //!  publish {generation} + 2 fds        ──▶   seals, validation, all workers
 //!                                      ◀──   receipt {generation, workers, time}
 //!                                            or refused {generation, reason}
+//!  (changes addresses in the map)
+//!  addresses_changed                   ──▶   flows of these addresses: new verdicts
+//!    {generation, epoch}               ◀──   addresses_enforced {generation, epoch,
+//!                                              flows judged again, time}
+//!                                            or refused {generation, epoch, reason}
 //! ```
 //!
 //! The two descriptors (`SCM_RIGHTS`) are the policy table, sealed for good, and
 //! the address map, of fixed size. Whatever does not hold (a seal, the format,
 //! the generation's number) is refused in words, and the dataplane goes on with
 //! the generation that it has.
+//!
+//! **Addresses in place.** The map stays shared: control changes addresses of the
+//! generation in force by writing to it. The dataplane has decided flows by the
+//! old content, and they stay decided until it looks; so control says when it is
+//! done and at which epoch of the map (see [`crate::addrmap`]), and waits. The
+//! answer means that no flow keeps a verdict from before that epoch. It may name
+//! a later epoch, never an earlier one. Only the connection over which the
+//! generation in force came can change it: another process, or a dataplane that
+//! resumed from its own copy, does not share this memory. After a refusal or a
+//! timeout a new generation is always right.
+//!
+//! **Late answers.** A call that gave up may still be answered. The next call
+//! tells such an answer by its generation and epoch, and skips it.
 //!
 //! **Who may publish.** The directory is 0700 and the socket 0600; besides, both
 //! sides ask the kernel for the other's uid (`SO_PEERCRED`) and accept root and
@@ -25,19 +43,20 @@
 //! so that a control process that has just started counts on from there.
 
 mod client;
+mod directory;
 mod message;
+mod received;
 mod server;
 mod socket;
 #[cfg(test)]
 mod tests;
 
 pub use client::Publisher;
-pub use message::{PROTOCOL_VERSION, Receipt, Summary};
-pub use server::{Event, Listener, ReceivedGeneration};
+pub use message::{AddressReceipt, PROTOCOL_VERSION, Receipt, Summary};
+pub use received::ReceivedGeneration;
+pub use server::{Event, Listener};
 
 use std::{io, path::PathBuf};
-
-use rustix::fs::Mode;
 
 /// Why publishing, or serving publishers, failed.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +150,3 @@ pub enum PublishError {
 fn is_trusted(uid: u32, own: u32) -> bool {
     uid == 0 || uid == own
 }
-
-const DIRECTORY_MODE: Mode = Mode::RWXU;
-const SOCKET_MODE: Mode = Mode::RUSR.union(Mode::WUSR);

@@ -6,35 +6,29 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::PollFlags,
-    fs::{self, AtFlags, CWD, FlockOperation, Mode, OFlags},
+    fs::{self, AtFlags, CWD, Mode},
     io::Errno,
     net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen,
         socket_with,
     },
-    process::geteuid,
 };
 
 use super::{
-    DIRECTORY_MODE, PublishError, SOCKET_MODE,
-    message::{Hello, Message, Receipt, Summary},
+    PublishError,
+    directory::take_directory,
+    message::{AddressReceipt, Hello, Message, Receipt},
+    received::{ReceivedGeneration, check_addresses},
     socket::{Connection, wait_any},
 };
-use crate::{
-    SOCKET_FILE,
-    addrmap::AddressMap,
-    classify::{Classifier, MappedClassifier},
-    mem::Mapping,
-    policy::PolicyTable,
-};
-use std::os::fd::AsFd;
+use crate::SOCKET_FILE;
 
 /// How long a new connection may take for its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,6 +36,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 8;
+const SOCKET_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// What [`Listener::poll`] found.
 #[derive(Debug)]
@@ -54,6 +49,16 @@ pub enum Event {
     /// A generation has arrived and is valid. Answer with [`Listener::receipt`]
     /// or [`Listener::refuse`].
     Published(Box<ReceivedGeneration>),
+    /// The publisher has changed addresses of the generation in force, in the
+    /// memory that it shares with us. Answer with
+    /// [`Listener::addresses_enforced`] or [`Listener::refuse_addresses`].
+    AddressesChanged {
+        /// The last one receipted, and it came over this connection.
+        generation: u64,
+        /// The address map's epoch after the change, as the publisher says. The
+        /// map itself may be further on.
+        epoch: u64,
+    },
     /// Something was refused; the other side has been told. To be logged.
     Refused {
         /// The generation; `None` when a connection was refused.
@@ -65,35 +70,22 @@ pub enum Event {
     Disconnected,
 }
 
-/// A generation whose seals and content have been checked.
-#[derive(Debug)]
-pub struct ReceivedGeneration {
-    /// Its number: higher than every one accepted before.
-    pub generation: u64,
-    /// What the publisher says about it.
-    pub summary: Summary,
-    /// Table and address map, ready to judge.
-    pub classifier: MappedClassifier,
-    /// The table's memory file, to pass on or to keep.
-    pub policy_fd: OwnedFd,
-    /// The address map's memory file, to pass on or to keep.
-    pub addresses_fd: OwnedFd,
-}
-
 /// The one publisher, and how far it has got.
 #[derive(Debug)]
 enum Session {
     None,
     /// Until then its hello must come.
     Greeting(Connection, Instant),
-    Ready(Connection),
+    /// With the generation that our hello named: only higher ones can have come
+    /// over this connection.
+    Ready(Connection, u64),
 }
 
 impl Session {
     fn connection(&self) -> Option<&Connection> {
         match self {
             Session::None => None,
-            Session::Greeting(connection, _) | Session::Ready(connection) => Some(connection),
+            Session::Greeting(connection, _) | Session::Ready(connection, _) => Some(connection),
         }
     }
 }
@@ -175,7 +167,7 @@ impl Listener {
 
     /// Whether a publisher is connected.
     pub fn has_publisher(&self) -> bool {
-        matches!(self.session, Session::Ready(_))
+        matches!(self.session, Session::Ready(..))
     }
 
     /// Waits up to `timeout` for something to happen. `None` when nothing did
@@ -218,11 +210,26 @@ impl Listener {
     /// Tells the publisher why a generation is not enforced.
     pub fn refuse(&mut self, generation: u64, reason: &str) {
         let reason = reason.to_owned();
-        self.answer(&Message::Refused { generation: Some(generation), reason });
+        self.answer(&Message::Refused { generation: Some(generation), epoch: None, reason });
+    }
+
+    /// Tells the publisher that no flow keeps a verdict from before an epoch of
+    /// its address map: one not below the epoch announced, or it goes on waiting.
+    pub fn addresses_enforced(&mut self, receipt: AddressReceipt) {
+        self.answer(&Message::AddressesEnforced(receipt));
+    }
+
+    /// Tells the publisher why a change of addresses is not enforced; the two
+    /// numbers are those of [`Event::AddressesChanged`]. It will publish a new
+    /// generation.
+    pub fn refuse_addresses(&mut self, generation: u64, epoch: u64, reason: &str) {
+        let reason = reason.to_owned();
+        let (generation, epoch) = (Some(generation), Some(epoch));
+        self.answer(&Message::Refused { generation, epoch, reason });
     }
 
     fn answer(&mut self, message: &Message) {
-        if let Session::Ready(connection) = &self.session
+        if let Session::Ready(connection, _) = &self.session
             && connection.send(message, &[], SEND_TIMEOUT).is_err()
         {
             // It does not read, or is gone; the next poll would find the same.
@@ -247,7 +254,8 @@ impl Listener {
         if self.session.connection().is_some() {
             let reason = "another publisher is connected; only one weir-control may run on a node"
                 .to_owned();
-            let refusal = Message::Refused { generation: None, reason: reason.clone() };
+            let refusal =
+                Message::Refused { generation: None, epoch: None, reason: reason.clone() };
             _ = connection.send(&refusal, &[], Duration::ZERO);
             return Ok(Some(Event::Refused { generation: None, reason }));
         }
@@ -270,12 +278,25 @@ impl Listener {
             (Session::Greeting(connection, _), Message::Hello(hello)) => {
                 Some(self.greet(connection, &hello))
             }
-            (Session::Ready(connection), Message::Publish { generation, summary }) => {
-                self.session = Session::Ready(connection);
-                match self.check(generation, summary, received.1) {
+            (Session::Ready(connection, before), Message::Publish { generation, summary }) => {
+                self.session = Session::Ready(connection, before);
+                match ReceivedGeneration::check(self.generation, generation, summary, received.1) {
                     Ok(received) => Some(Event::Published(Box::new(received))),
                     Err(reason) => {
                         self.refuse(generation, &reason);
+                        Some(Event::Refused { generation: Some(generation), reason })
+                    }
+                }
+            }
+            (
+                Session::Ready(connection, before),
+                Message::AddressesChanged { generation, epoch },
+            ) => {
+                self.session = Session::Ready(connection, before);
+                match check_addresses(self.generation, before, generation, &received.1) {
+                    Ok(()) => Some(Event::AddressesChanged { generation, epoch }),
+                    Err(reason) => {
+                        self.refuse_addresses(generation, epoch, &reason);
                         Some(Event::Refused { generation: Some(generation), reason })
                     }
                 }
@@ -295,7 +316,7 @@ impl Listener {
         }
         match hello.check() {
             Ok(()) => {
-                self.session = Session::Ready(connection);
+                self.session = Session::Ready(connection, self.generation);
                 Event::Connected { software: hello.software.clone() }
             }
             Err(error) => Event::Refused { generation: None, reason: error.to_string() },
@@ -305,41 +326,12 @@ impl Listener {
     /// Ends the session in words.
     fn turn_away(&mut self, reason: String) -> Event {
         if let Some(connection) = self.session.connection() {
-            let refusal = Message::Refused { generation: None, reason: reason.clone() };
+            let refusal =
+                Message::Refused { generation: None, epoch: None, reason: reason.clone() };
             _ = connection.send(&refusal, &[], Duration::ZERO);
         }
         self.session = Session::None;
         Event::Refused { generation: None, reason }
-    }
-
-    /// Checks everything about a generation; the error is the refusal's reason.
-    fn check(
-        &self,
-        generation: u64,
-        summary: Summary,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<ReceivedGeneration, String> {
-        if generation <= self.generation {
-            return Err(format!(
-                "generation {generation} is not newer than generation {}, which is enforced; \
-                 connect again to learn where to count on",
-                self.generation
-            ));
-        }
-        let [policy_fd, addresses_fd] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|got| {
-            format!(
-                "{} descriptors came along; a generation has two, policy table and address map",
-                got.len()
-            )
-        })?;
-        let classifier = classifier_from_fds(&policy_fd, &addresses_fd)?;
-        if classifier.generation() != generation {
-            return Err(format!(
-                "the table says generation {}, the message {generation}",
-                classifier.generation()
-            ));
-        }
-        Ok(ReceivedGeneration { generation, summary, classifier, policy_fd, addresses_fd })
     }
 }
 
@@ -347,40 +339,5 @@ impl Drop for Listener {
     fn drop(&mut self) {
         // Still under the lock, so this is our own socket file.
         _ = fs::unlinkat(CWD, &self.path, AtFlags::empty());
-    }
-}
-
-fn classifier_from_fds(policy: &OwnedFd, addresses: &OwnedFd) -> Result<MappedClassifier, String> {
-    let mapping = Mapping::of_sealed(policy.as_fd(), "policy table").map_err(|e| e.to_string())?;
-    let table = PolicyTable::from_bytes(mapping).map_err(|e| e.to_string())?;
-    let addresses = AddressMap::from_fd(addresses.as_fd()).map_err(|e| e.to_string())?;
-    Classifier::new(table, addresses).map_err(|e| e.to_string())
-}
-
-/// Makes sure that the run directory is there, ours, closed to others and not
-/// taken by another dataplane; gives it locked.
-fn take_directory(path: &Path) -> Result<OwnedFd, PublishError> {
-    let failed = |step| {
-        move |e: Errno| PublishError::Listen {
-            path: path.to_owned(),
-            step,
-            source: io::Error::from(e),
-        }
-    };
-    match fs::mkdir(path, DIRECTORY_MODE) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(failed("mkdir")(error)),
-    }
-    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
-    let directory = fs::open(path, flags, Mode::empty()).map_err(failed("open"))?;
-    let stat = fs::fstat(&directory).map_err(failed("fstat"))?;
-    if stat.st_uid != geteuid().as_raw() {
-        return Err(PublishError::ForeignDirectory { path: path.to_owned(), uid: stat.st_uid });
-    }
-    fs::fchmod(&directory, DIRECTORY_MODE).map_err(failed("chmod"))?;
-    match fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(directory),
-        Err(Errno::WOULDBLOCK) => Err(PublishError::InUse { path: path.to_owned() }),
-        Err(error) => Err(failed("flock")(error)),
     }
 }

@@ -46,7 +46,7 @@ impl Connection {
             let connection = Connection(socket);
             let reason = refusal.to_string();
             _ = connection.send(
-                &Message::Refused { generation: None, reason },
+                &Message::Refused { generation: None, epoch: None, reason },
                 &[],
                 Duration::ZERO,
             );

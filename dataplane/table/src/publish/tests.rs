@@ -1,5 +1,7 @@
 //! Both sides over real sockets and real memory files.
 
+mod addresses;
+
 use std::{
     os::{
         fd::{AsFd, OwnedFd},
@@ -30,6 +32,9 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 const SHORT: Duration = Duration::from_millis(50);
+
+/// The epoch of an address map that the test dataplane refuses.
+const REFUSED_EPOCH: u64 = 666;
 
 /// What the server thread saw, in order.
 type Log = mpsc::Receiver<String>;
@@ -65,6 +70,19 @@ impl Server {
                             listener.receipt(Receipt { generation, workers, enforced_at_ns });
                         }
                         format!("published {generation} pod class {}", class.0)
+                    }
+                    Some(Event::AddressesChanged { generation, epoch }) => {
+                        if epoch == REFUSED_EPOCH {
+                            listener.refuse_addresses(generation, epoch, "the test said so");
+                        } else {
+                            listener.addresses_enforced(AddressReceipt {
+                                generation,
+                                epoch,
+                                flows_rejudged: Some(epoch * 10),
+                                enforced_at_ns: epoch * 100,
+                            });
+                        }
+                        format!("addresses of {generation} changed to epoch {epoch}")
                     }
                     Some(Event::Connected { software }) => format!("connected {software}"),
                     Some(Event::Disconnected) => "disconnected".to_owned(),
@@ -249,17 +267,20 @@ fn versions_that_differ_are_put_into_words() {
          the other (weir-control 9.9) version 99",
     );
     // … so the publisher can do the same.
-    let theirs = Hello { protocol: 2, ..Hello::new("weir-dataplane 9.9", 0) };
+    let theirs = Hello { protocol: 99, ..Hello::new("weir-dataplane 9.9", 0) };
     let error = theirs.check().unwrap_err().to_string();
     assert!(error.contains("protocol") && error.contains("weir-dataplane 9.9"), "{error}");
 }
 
 #[test]
 fn a_hello_of_a_later_version_can_still_be_read() {
-    let text = r#"{"type":"hello","protocol":2,"table_format":1,"address_format":1,
+    let text = r#"{"type":"hello","protocol":99,"table_format":1,"address_format":1,
         "software":"weir-control 2","generation":0,"added_later":{"x":1}}"#;
     let Message::Hello(hello) = serde_json::from_str(text).unwrap() else { panic!() };
-    assert!(matches!(hello.check(), Err(PublishError::Version { ours: 1, theirs: 2, .. })));
+    assert!(matches!(
+        hello.check(),
+        Err(PublishError::Version { ours: PROTOCOL_VERSION, theirs: 99, .. })
+    ));
 }
 
 #[test]
