@@ -20,6 +20,7 @@ pub mod addr;
 pub mod addrmap;
 pub mod classify;
 pub mod counters;
+pub mod diff;
 pub mod flow;
 pub mod gate;
 pub mod mem;

@@ -3,7 +3,7 @@
 use super::{
     decode::{self, DecodeError, Directory},
     image::{ClassId, PolicyKind, ProgramId, RuleId, Verdict},
-    layout::{Section, u32_at, u128_at},
+    layout::{AT_DIRECTORY, AT_HASH, Section, u32_at, u128_at},
 };
 use crate::addr::Address;
 
@@ -221,6 +221,110 @@ impl<B: AsRef<[u8]>> PolicyTable<B> {
     /// Every policy: its kind and its name.
     pub fn policies(&self) -> impl Iterator<Item = (PolicyKind, &str)> {
         (0..self.directory.count(Section::Policies)).filter_map(|policy| self.policy(policy))
+    }
+
+    /// Whether another table says the same, word for word; it may be another
+    /// generation.
+    pub(crate) fn says_the_same<C: AsRef<[u8]>>(&self, other: &PolicyTable<C>) -> bool {
+        // Generation and hash stand between the length and the directory.
+        let (one, other) = (self.bytes.as_ref(), other.bytes.as_ref());
+        one.get(..AT_HASH) == other.get(..AT_HASH)
+            && one.get(AT_DIRECTORY..) == other.get(AT_DIRECTORY..)
+    }
+
+    /// The intervals of IPv4 addresses: the first address's bits and the class,
+    /// ascending from 0.
+    pub(crate) fn v4_intervals(&self) -> impl Iterator<Item = (u32, ClassId)> {
+        let bytes = self.bytes.as_ref();
+        (0..self.directory.count(Section::V4Starts)).map(move |i| {
+            let start = u32_at(bytes, self.directory.at(Section::V4Starts, i, 0));
+            (start, ClassId(u32_at(bytes, self.directory.at(Section::V4Classes, i, 0))))
+        })
+    }
+
+    /// The intervals of IPv6 addresses, in the same way.
+    pub(crate) fn v6_intervals(&self) -> impl Iterator<Item = (u128, ClassId)> {
+        let bytes = self.bytes.as_ref();
+        (0..self.directory.count(Section::V6Starts)).map(move |i| {
+            let start = u128_at(bytes, self.directory.at(Section::V6Starts, i, 0));
+            (start, ClassId(u32_at(bytes, self.directory.at(Section::V6Classes, i, 0))))
+        })
+    }
+
+    /// Protocols whose ports programs tell apart: TCP, UDP, SCTP.
+    pub(crate) const PORT_PROTOCOLS: usize = 3;
+
+    /// The rows of a program for ICMP and for other protocols without ports.
+    /// `program` is one that a class of this table names.
+    pub(crate) fn portless_rows(&self, program: ProgramId) -> impl Iterator<Item = u32> {
+        (0..2).map(move |field| self.program_field(program, field))
+    }
+
+    /// The spans of a program for one of the [`PolicyTable::PORT_PROTOCOLS`]:
+    /// first port and row, ascending from port 0.
+    pub(crate) fn spans(
+        &self,
+        program: ProgramId,
+        protocol: usize,
+    ) -> impl Iterator<Item = (u32, u32)> {
+        let first = self.program_field(program, 2 + 2 * protocol) as usize;
+        let count = self.program_field(program, 3 + 2 * protocol) as usize;
+        (first..first + count).map(move |span| {
+            let field =
+                |field| u32_at(self.bytes.as_ref(), self.directory.at(Section::Spans, span, field));
+            (field(0), field(1))
+        })
+    }
+
+    fn program_field(&self, program: ProgramId, field: usize) -> u32 {
+        let at = self.directory.at(Section::Programs, program.0 as usize, field);
+        u32_at(self.bytes.as_ref(), at)
+    }
+
+    /// Which classes a row allows: bit `c % 64` of word `c / 64` of `allowed` for
+    /// class `c`; bits behind the last class mean nothing. `row` is one that a
+    /// program of this table names. Gives how many steps that took.
+    pub(crate) fn allowed_classes(&self, row: u32, allowed: &mut Vec<u64>) -> usize {
+        let bytes = self.bytes.as_ref();
+        let [bits, palette, entries, first] = [0, 1, 2, 3]
+            .map(|field| u32_at(bytes, self.directory.at(Section::Rows, row as usize, field)));
+        let allows = |entry: u32| {
+            let at = self.directory.at(Section::Palette, (palette + entry) as usize, 0);
+            Verdict::from_bits(u32_at(bytes, at)).is_allow()
+        };
+        let ones = |yes: bool| if yes { u64::MAX } else { 0 };
+        let classes = self.classes();
+        allowed.clear();
+        allowed.resize(classes.div_ceil(64), ones(bits == 0 && allows(0)));
+        if bits == 0 {
+            return allowed.len();
+        }
+        let index = |word| {
+            u64::from(u32_at(bytes, self.directory.at(Section::Indices, first as usize + word, 0)))
+        };
+        if bits == 1 {
+            // Deny or one rule, as most rows: the indices are the bits.
+            let (zero, one) = (ones(allows(0)), ones(allows(1)));
+            for (i, out) in allowed.iter_mut().enumerate() {
+                let upper = if 64 * i + 32 < classes { index(2 * i + 1) } else { 0 };
+                let bits = upper << 32 | index(2 * i);
+                *out = bits & one | !bits & zero;
+            }
+            return allowed.len();
+        }
+        let palette: Vec<bool> = (0..entries).map(allows).collect();
+        let mask = u64::MAX >> (64 - bits);
+        let per_word = 32 / bits as usize;
+        for first in (0..classes).step_by(per_word) {
+            let mut word = index(first / per_word);
+            for class in first..classes.min(first + per_word) {
+                let entry = usize::try_from(word & mask).unwrap_or(usize::MAX);
+                let yes = palette.get(entry).copied().unwrap_or(false);
+                allowed[class / 64] |= u64::from(yes) << (class % 64);
+                word >>= bits;
+            }
+        }
+        palette.len() + classes
     }
 
     fn policy(&self, policy: usize) -> Option<(PolicyKind, &str)> {
