@@ -1,23 +1,39 @@
-//! Packet generator and receiver for tests and measurements.
+//! Packet generator, loads and the judgement of measurements.
 //!
-//! This version speaks through ordinary UDP sockets: good for loss, order and
-//! delay at the rates that a socket reaches (some 100,000 packets a second on a
-//! core), not for finding the limit of a packet path.
+//! Everything speaks through ordinary sockets: good for loss, order and delay, for the
+//! cost of a packet and the rate of connections, at the rates that a socket reaches
+//! (about a million packets a second on a core).
 //!
 //! | Module | Job |
 //! |---|---|
-//! | [`message`] | what a datagram carries: stream, sequence number, time sent |
+//! | [`message`] | what a numbered datagram carries: stream, sequence number, time sent |
 //! | [`pacer`] | when the next one is due |
 //! | [`pktgen`] | sends a stream |
 //! | [`tally`] | judges a stream from the messages seen: pure, no sockets, no clock |
 //! | [`sink`] | receives a stream and hands it to the tally |
+//! | [`place`] | network namespaces, devices' counters, processors |
+//! | [`cpu`] | processor time spent on behalf of a load |
+//! | [`flood`] | load: processor time for a packet |
+//! | [`rr`] | load: time of a request and its response |
+//! | [`connect`] | load: connections a second |
+//! | [`stats`] | medians and spreads |
+//! | [`report`] | judges the samples of `bench/fastpath` |
+//! | [`cli`] | the command line |
 #![forbid(unsafe_code)]
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::float_cmp))]
 
+pub mod cli;
+pub mod connect;
+pub mod cpu;
+pub mod flood;
 pub mod message;
 pub mod pacer;
 pub mod pktgen;
+pub mod place;
+pub mod report;
+pub mod rr;
 pub mod sink;
+pub mod stats;
 pub mod tally;
 
 use rustix::time::{ClockId, clock_gettime};

@@ -1,0 +1,266 @@
+//! The command line of `weir-bench`.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::report::Report;
+use crate::{connect, flood, message, pktgen, place, rr, sink};
+
+/// Exit code: all is well.
+pub const OK: u8 = 0;
+/// Exit code: a figure is not as wanted, or could not be had.
+pub const FINDING: u8 = 1;
+
+/// Packet generator and measurements for Weir.
+#[derive(Debug, Parser)]
+#[command(name = "weir-bench", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send numbered, time-stamped UDP messages at a steady rate; prints JSON
+    Pktgen {
+        /// Receiver, e.g. 10.244.0.2:9000 or [fd00::2]:9000
+        #[arg(long, value_name = "ADDR:PORT")]
+        to: SocketAddr,
+        /// Own address and port [default: chosen by the kernel]
+        #[arg(long, value_name = "ADDR:PORT")]
+        from: Option<SocketAddr>,
+        /// Messages a second; 0: as many as the socket takes
+        #[arg(long, default_value_t = 1000.0)]
+        rate: f64,
+        /// Stop after so many messages
+        #[arg(long)]
+        count: Option<u64>,
+        /// Stop after so many seconds [default: 10 unless --count is given]
+        #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+        duration: Option<Duration>,
+        /// Bytes of UDP payload
+        #[arg(long, default_value_t = 64, value_parser = size)]
+        size: usize,
+    },
+    /// Receive one such stream; prints JSON: loss, order, gaps, latency
+    Sink {
+        /// Where to listen, e.g. 0.0.0.0:9000 or [::]:9000
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: SocketAddr,
+        /// Give up if nothing has come after so many seconds
+        #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+        wait: Duration,
+        /// The stream is over when nothing has come for so many seconds
+        #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+        idle: Duration,
+    },
+    /// Processor time for each 64-byte packet of established UDP flows; prints JSON
+    Flood {
+        #[command(flatten)]
+        ends: Ends,
+        /// Flows, used in turn
+        #[arg(long, default_value_t = 1)]
+        flows: u32,
+        /// Packets of one slice
+        #[arg(long, default_value_t = 200_000)]
+        packets: u32,
+        /// Slices; the result is their median
+        #[arg(long, default_value_t = 5)]
+        slices: u32,
+        /// Processor of the sender [default: the last]
+        #[arg(long)]
+        cpu: Option<usize>,
+        /// Processes whose time counts, e.g. a policy engine's
+        #[arg(long, value_name = "PID", value_delimiter = ',')]
+        charge: Vec<u32>,
+        /// The server's device
+        #[arg(long, default_value = "eth0")]
+        device: String,
+        /// The part of the packets, 0 to 1, that may be lost
+        #[arg(long, default_value_t = 0.001)]
+        loss: f64,
+    },
+    /// Time of a UDP request and its response; prints JSON
+    Rr {
+        #[command(flatten)]
+        ends: Ends,
+        /// Transactions
+        #[arg(long, default_value_t = 20_000)]
+        transactions: u32,
+        /// Give up after so many seconds
+        #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+        timeout: Duration,
+        /// How both ends wait for a packet
+        #[arg(long, value_enum, default_value = "block")]
+        receive: Receive,
+        /// Processors of client and server [default: the last and the first]
+        #[arg(long, value_name = "CPU,CPU", value_delimiter = ',', num_args = 2)]
+        cpus: Option<Vec<usize>>,
+    },
+    /// New TCP connections a second; prints JSON
+    Connect {
+        #[command(flatten)]
+        ends: Ends,
+        /// Threads of the client, and as many of the server
+        #[arg(long, default_value_t = 4)]
+        threads: usize,
+        /// How long
+        #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+        duration: Duration,
+        /// How the client closes
+        #[arg(long, value_enum, default_value = "reset")]
+        close: Close,
+    },
+    /// Judge the samples of bench/fastpath; exit code 1: a figure is not as wanted
+    Report {
+        /// Samples, a JSON object a line; - is standard input
+        samples: PathBuf,
+        /// Output format
+        #[arg(short = 'o', long, value_enum, default_value = "table")]
+        output: Output,
+    },
+}
+
+/// The two pods of a measurement.
+#[derive(Debug, Args)]
+struct Ends {
+    /// Network namespace of the client's pod [default: this process's]
+    #[arg(long, value_name = "PATH")]
+    client: Option<PathBuf>,
+    /// Network namespace of the server's pod [default: this process's]
+    #[arg(long, value_name = "PATH")]
+    server: Option<PathBuf>,
+    /// The client's address
+    #[arg(long, value_name = "IPV4")]
+    from: Ipv4Addr,
+    /// The server's address
+    #[arg(long, value_name = "IPV4")]
+    to: Ipv4Addr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Receive {
+    /// In a system call that sleeps
+    Block,
+    /// By asking again and again
+    Spin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Close {
+    /// By a reset: no end stays in TIME-WAIT
+    Reset,
+    /// In order
+    Fin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Markdown
+    Table,
+    /// One JSON object
+    Json,
+}
+
+impl Cli {
+    /// Does what was asked and gives the exit code.
+    ///
+    /// # Errors
+    /// Those of the command.
+    pub fn run(self) -> Result<u8> {
+        match self.command {
+            Command::Pktgen { to, from, rate, count, duration, size } => {
+                let duration = duration.or(count.is_none().then_some(Duration::from_secs(10)));
+                let plan = pktgen::Plan { to, from, rate, count, duration, size };
+                print(&pktgen::run(&plan)?)
+            }
+            Command::Sink { listen, wait, idle } => {
+                let wait = sink::Wait { listen, first: wait, idle };
+                print(&sink::run(&wait)?)
+            }
+            Command::Flood { ends, flows, packets, slices, cpu, charge, device, loss } => {
+                let Ends { client, server, from, to } = ends;
+                let cpu = cpu.unwrap_or(place::processors() - 1);
+                print(&flood::run(&flood::Plan {
+                    client,
+                    server,
+                    device,
+                    from,
+                    to,
+                    flows,
+                    packets,
+                    slices,
+                    cpu,
+                    charge,
+                    loss,
+                })?)
+            }
+            Command::Rr { ends, transactions, timeout, receive, cpus } => {
+                let Ends { client, server, from, to } = ends;
+                let spin = receive == Receive::Spin;
+                let cpus = match cpus.as_deref() {
+                    Some([client, server]) => (*client, *server),
+                    _ => (place::processors() - 1, 0),
+                };
+                let plan = rr::Plan { client, server, from, to, transactions, timeout, spin, cpus };
+                print(&rr::run(&plan)?)
+            }
+            Command::Connect { ends, threads, duration, close } => {
+                let Ends { client, server, to, .. } = ends;
+                let orderly = close == Close::Fin;
+                let plan = connect::Plan { client, server, to, threads, duration, orderly };
+                print(&connect::run(&plan)?)
+            }
+            Command::Report { samples, output } => report(&samples, output),
+        }
+    }
+}
+
+fn report(samples: &PathBuf, output: Output) -> Result<u8> {
+    let report = if samples.as_os_str() == "-" {
+        Report::read(std::io::stdin().lock())?
+    } else {
+        let file = std::fs::File::open(samples)
+            .with_context(|| format!("cannot read {}", samples.display()))?;
+        Report::read(std::io::BufReader::new(file))?
+    };
+    match output {
+        Output::Table => std::io::stdout().lock().write_all(report.markdown().as_bytes())?,
+        Output::Json => {
+            print(&report)?;
+        }
+    }
+    Ok(if report.table.is_as_wanted() { OK } else { FINDING })
+}
+
+/// Parses a duration in seconds, at least a millisecond, at most a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let value: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    if (0.001..=86_400.0).contains(&value) {
+        Ok(Duration::from_secs_f64(value))
+    } else {
+        Err("from 0.001 to 86400 seconds".to_owned())
+    }
+}
+
+/// Parses a payload size: room for the message, at most what UDP carries.
+fn size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size) if (message::MIN_SIZE..=65_487).contains(&size) => Ok(size),
+        _ => Err(format!("from {} to 65487 bytes", message::MIN_SIZE)),
+    }
+}
+
+/// One JSON object on one line.
+fn print(value: &impl Serialize) -> Result<u8> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    Ok(OK)
+}

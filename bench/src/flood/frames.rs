@@ -1,0 +1,149 @@
+//! The packets of many flows, written by hand.
+//!
+//! A million flows would need a million sockets. A raw socket sends what it is given
+//! instead: an IPv4 header and a UDP header whose ports are counted up. Only ports
+//! change from packet to packet, so a batch of frames is patched in place.
+//!
+//! Invariant: a frame is always [`LENGTH`] bytes and differs from its neighbours in
+//! its ports alone. The kernel fills in the IPv4 header's checksum and identification
+//! (raw(7)); a UDP checksum of zero means "none" (RFC 768).
+
+use std::net::Ipv4Addr;
+
+/// Bytes of a frame without its Ethernet header: 64 with it, as devices count them.
+pub const LENGTH: usize = 50;
+
+/// Bytes of UDP payload that make such a frame.
+pub const PAYLOAD: usize = LENGTH - IPV4 - UDP;
+
+const IPV4: usize = 20;
+const UDP: usize = 8;
+
+/// First source port. With [`SOURCE_PORTS`] it stays clear of well-known ports and of
+/// those that the kernel hands out last.
+const FIRST_SOURCE: u16 = 20_000;
+
+/// Source ports for each destination port. A power of two; few destination ports, many
+/// source ports, as the clients of a few servers have them.
+const SOURCE_PORTS: u32 = 32_768;
+
+/// Flows from one address to another, counted from 0.
+#[derive(Clone, Copy, Debug)]
+pub struct Flows {
+    from: Ipv4Addr,
+    to: Ipv4Addr,
+    first_port: u16,
+    count: u32,
+}
+
+impl Flows {
+    /// The most flows that one pair of addresses is used for.
+    pub const MAX: u32 = 64 * SOURCE_PORTS;
+
+    /// `count` flows (1 to [`Self::MAX`]) to the ports from `first_port` upwards.
+    pub fn new(from: Ipv4Addr, to: Ipv4Addr, first_port: u16, count: u32) -> Option<Self> {
+        let flows = Self { from, to, first_port, count };
+        let last_port = u32::from(first_port) + flows.ports().saturating_sub(1);
+        ((1..=Self::MAX).contains(&count) && last_port <= u32::from(u16::MAX)).then_some(flows)
+    }
+
+    /// How many flows.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// How many destination ports they use.
+    fn ports(&self) -> u32 {
+        self.count.div_ceil(SOURCE_PORTS)
+    }
+
+    /// The destination ports, and of each the first flow that uses it.
+    pub fn destinations(&self) -> impl Iterator<Item = (u16, u32)> + use<> {
+        let first_port = self.first_port;
+        (0..self.ports()).map(move |n| (first_port + low(n), n * SOURCE_PORTS))
+    }
+
+    /// Source and destination port of a flow.
+    pub fn ports_of(&self, flow: u32) -> (u16, u16) {
+        (FIRST_SOURCE + low(flow % SOURCE_PORTS), self.first_port + low(flow / SOURCE_PORTS))
+    }
+
+    /// A frame without ports, in the flows' direction or as an answer.
+    pub fn template(&self, answer: bool) -> [u8; LENGTH] {
+        let (from, to) = if answer { (self.to, self.from) } else { (self.from, self.to) };
+        let mut frame = [0; LENGTH];
+        frame[0] = 0x45; // version 4, five words of header
+        frame[2..4].copy_from_slice(&length_field(LENGTH));
+        frame[6] = 0x40; // don't fragment
+        frame[8] = 64; // time to live
+        frame[9] = 17; // UDP
+        frame[12..16].copy_from_slice(&from.octets());
+        frame[16..20].copy_from_slice(&to.octets());
+        frame[24..26].copy_from_slice(&length_field(LENGTH - IPV4));
+        frame
+    }
+
+    /// Writes a flow's ports into a frame made by [`Self::template`].
+    pub fn patch(&self, frame: &mut [u8; LENGTH], flow: u32, answer: bool) {
+        let (source, destination) = self.ports_of(flow);
+        let (first, second) = if answer { (destination, source) } else { (source, destination) };
+        frame[20..22].copy_from_slice(&first.to_be_bytes());
+        frame[22..24].copy_from_slice(&second.to_be_bytes());
+    }
+}
+
+/// The lower half, where the upper one is known to be zero.
+#[expect(clippy::cast_possible_truncation, reason = "callers are below 2^16")]
+const fn low(value: u32) -> u16 {
+    value as u16
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "at most LENGTH")]
+const fn length_field(length: usize) -> [u8; 2] {
+    (length as u16).to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const A: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const B: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+
+    #[test]
+    fn a_million_flows_are_a_million_pairs_of_ports() {
+        let flows = Flows::new(A, B, 9000, 1_000_000).unwrap();
+        let pairs: HashSet<_> = (0..flows.count()).map(|flow| flows.ports_of(flow)).collect();
+        assert_eq!(pairs.len(), 1_000_000);
+        let destinations: Vec<_> = flows.destinations().collect();
+        assert_eq!(destinations.len(), 31);
+        for (port, flow) in destinations {
+            assert_eq!(flows.ports_of(flow), (FIRST_SOURCE, port));
+        }
+    }
+
+    #[test]
+    fn a_frame_is_what_the_rfcs_say() {
+        let flows = Flows::new(A, B, 9000, 2).unwrap();
+        let mut frame = flows.template(false);
+        flows.patch(&mut frame, 1, false);
+        assert_eq!(frame[..4], [0x45, 0, 0, 50]);
+        assert_eq!(frame[9], 17);
+        assert_eq!(frame[12..20], [10, 0, 0, 1, 10, 0, 0, 2]);
+        assert_eq!(frame[20..28], [0x4e, 0x21, 0x23, 0x28, 0, 30, 0, 0], "20001 to 9000");
+        let mut answer = flows.template(true);
+        flows.patch(&mut answer, 1, true);
+        assert_eq!(answer[12..20], [10, 0, 0, 2, 10, 0, 0, 1]);
+        assert_eq!(answer[20..24], [0x23, 0x28, 0x4e, 0x21]);
+        assert_eq!(PAYLOAD, 22);
+    }
+
+    #[test]
+    fn counts_that_the_ports_cannot_hold_are_refused() {
+        assert!(Flows::new(A, B, 9000, 0).is_none());
+        assert!(Flows::new(A, B, 9000, Flows::MAX + 1).is_none());
+        assert!(Flows::new(A, B, u16::MAX, 2).is_some());
+        assert!(Flows::new(A, B, u16::MAX, SOURCE_PORTS + 1).is_none());
+    }
+}

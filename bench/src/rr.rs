@@ -1,0 +1,223 @@
+//! Request and response over UDP, one at a time: the time until the answer is there.
+//!
+//! Two ways to wait for a packet. *Blocking* is what applications do; its time includes
+//! waking a thread on another processor, twice, which no policy engine changes much.
+//! *Spinning* asks the socket again and again: nearly nothing but the packet's path is
+//! left, so that a difference shows at its largest.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use hdrhistogram::Histogram;
+use rustix::net::{Shutdown, shutdown};
+use serde::Serialize;
+
+use crate::place::{self, Place};
+
+/// Payload of both packets; 64-byte frames.
+const PAYLOAD: usize = 22;
+/// Ports of the client, blocking and spinning: a flow of its own for each, so that the
+/// second is not known to conntrack from the first.
+const CLIENT_PORTS: [u16; 2] = [19_998, 19_997];
+/// Port of the server.
+const SERVER_PORT: u16 = 8999;
+/// Transactions before the first that counts.
+const WARM_UP: u32 = 500;
+/// Times above this are recorded as this.
+const MAX_NS: u64 = 10_000_000_000;
+
+/// What to ask.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Network namespace of the client's pod; `None` is this process's own.
+    pub client: Option<PathBuf>,
+    /// Network namespace of the server's pod.
+    pub server: Option<PathBuf>,
+    /// The client's address.
+    pub from: Ipv4Addr,
+    /// The server's address.
+    pub to: Ipv4Addr,
+    /// Transactions that count.
+    pub transactions: u32,
+    /// Give up after this time.
+    pub timeout: Duration,
+    /// Spin instead of block.
+    pub spin: bool,
+    /// Processors of client and server.
+    pub cpus: (usize, usize),
+}
+
+/// How long it took.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Transactions that were counted.
+    pub transactions: u64,
+    /// Packets sent in both directions, those of the warm-up included.
+    pub packets: u64,
+    /// Median, in nanoseconds.
+    pub p50_ns: u64,
+    /// 99th percentile, in nanoseconds.
+    pub p99_ns: u64,
+    /// Largest, in nanoseconds.
+    pub max_ns: u64,
+}
+
+/// Asks and waits for the answer, again and again.
+///
+/// # Errors
+/// When sockets cannot be had, or not all answers have come in time: a packet that is
+/// lost is not sent again, so one loss fails the run.
+pub fn run(plan: &Plan) -> Result<Report> {
+    let from = (plan.from, CLIENT_PORTS[usize::from(plan.spin)]);
+    let client = Place::open(plan.client.as_deref())?.udp(from.into())?;
+    let server = Place::open(plan.server.as_deref())?.udp((plan.to, SERVER_PORT).into())?;
+    client.connect((plan.to, SERVER_PORT))?;
+    server.connect(from)?;
+    for socket in [&client, &server] {
+        socket.set_nonblocking(plan.spin)?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let ends = (End::new(client, &stop), End::new(server, &stop));
+    let wake = (ends.0.socket.try_clone()?, ends.1.socket.try_clone()?);
+
+    // Neither end looks at a clock to see whether it is late; whoever is stuck when
+    // the time is over is woken by a shutdown of its socket.
+    let (done, result) = channel();
+    let answerer = thread::spawn({
+        let cpu = plan.cpus.1;
+        move || answer(&ends.1, cpu)
+    });
+    let asker = thread::spawn({
+        let plan = plan.clone();
+        move || done.send(ask(&ends.0, &plan))
+    });
+    let outcome = result.recv_timeout(plan.timeout);
+    stop.store(true, Ordering::Relaxed);
+    for socket in [&wake.0, &wake.1] {
+        let _ = shutdown(socket, Shutdown::Both); // it may have ended already
+    }
+    let _ = asker.join();
+    let answered = answerer.join().map_err(|_| anyhow!("the answering thread panicked"))?;
+    match outcome {
+        Ok(report) => answered.and(report),
+        Err(RecvTimeoutError::Timeout) => {
+            bail!("an answer was lost or {:?} too short", plan.timeout)
+        }
+        Err(RecvTimeoutError::Disconnected) => bail!("the asking thread panicked"),
+    }
+}
+
+/// One end: a socket and the word to stop.
+#[derive(Debug)]
+struct End {
+    socket: UdpSocket,
+    stop: Arc<AtomicBool>,
+}
+
+impl End {
+    fn new(socket: UdpSocket, stop: &Arc<AtomicBool>) -> Self {
+        Self { socket, stop: Arc::clone(stop) }
+    }
+
+    /// Waits for a packet, as the socket is set up; false if it is time to stop.
+    fn receive(&self) -> Result<bool> {
+        let mut payload = [0; PAYLOAD];
+        loop {
+            match self.socket.recv(&mut payload) {
+                Ok(0) => return Ok(false), // shut down
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if self.stop.load(Ordering::Relaxed) {
+                        return Ok(false);
+                    }
+                    std::hint::spin_loop();
+                }
+                Err(error) => return Err(error).context("cannot receive"),
+            }
+        }
+    }
+
+    fn send(&self) -> Result<()> {
+        self.socket.send(&[1; PAYLOAD]).context("cannot send")?;
+        Ok(())
+    }
+}
+
+fn answer(server: &End, cpu: usize) -> Result<()> {
+    place::pin(cpu)?;
+    while server.receive()? {
+        server.send()?;
+    }
+    Ok(())
+}
+
+fn ask(client: &End, plan: &Plan) -> Result<Report> {
+    place::pin(plan.cpus.0)?;
+    let mut times = Histogram::<u64>::new_with_bounds(1, MAX_NS, 3)?;
+    for number in 0..WARM_UP + plan.transactions {
+        let start = Instant::now();
+        client.send()?;
+        if !client.receive()? {
+            bail!("stopped after {number} transactions");
+        }
+        if number >= WARM_UP {
+            times.saturating_record(u64::try_from(start.elapsed().as_nanos())?);
+        }
+    }
+    Ok(Report {
+        transactions: times.len(),
+        packets: 2 * (times.len() + u64::from(WARM_UP)),
+        p50_ns: times.value_at_quantile(0.5),
+        p99_ns: times.value_at_quantile(0.99),
+        max_ns: times.max(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(spin: bool) -> Plan {
+        Plan {
+            client: None,
+            server: None,
+            from: Ipv4Addr::new(127, 0, 0, 2),
+            to: Ipv4Addr::LOCALHOST,
+            transactions: 50,
+            timeout: Duration::from_secs(30),
+            spin,
+            cpus: (0, place::processors() - 1),
+        }
+    }
+
+    #[test]
+    fn a_lost_answer_ends_at_the_deadline() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.connect(silent.local_addr().unwrap()).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let end = End::new(socket.try_clone().unwrap(), &stop);
+        end.send().unwrap();
+        let waiter = thread::spawn(move || end.receive().unwrap());
+        thread::sleep(Duration::from_millis(20));
+        shutdown(&socket, Shutdown::Both).unwrap();
+        assert!(!waiter.join().unwrap());
+    }
+
+    #[test]
+    fn every_transaction_is_counted() {
+        for spin in [false, true] {
+            let report = run(&plan(spin)).unwrap();
+            assert_eq!(report.transactions, 50);
+            assert_eq!(report.packets, 2 * (50 + u64::from(WARM_UP)));
+            assert!(report.p50_ns > 0 && report.p50_ns <= report.p99_ns, "{report:?}");
+        }
+    }
+}
