@@ -7,11 +7,19 @@
  *   weir_return    tc ingress of weir0 (a worker accepted the frame)
  *   weir_deliver   XDP on weir1 (hand the frame to the worker's AF_XDP socket)
  *
- * A hook answers one question: is this packet decided already? Decided packets
- * carry the mark that weir_return set and pass. The node's own traffic and the
- * neighbour protocols pass without a worker, so that a dead worker never fails
- * the kubelet's probes. Everything else gets a shim that says where it came
- * from and goes to weir0, whose other end is read by the workers.
+ * A hook answers one question: is this packet decided already? It is if it
+ * belongs to a flow of the flow table whose verdict still holds, or carries the
+ * mark that weir_return set. The node's own traffic and the neighbour protocols
+ * pass without a worker, so that a dead worker never fails the kubelet's probes.
+ * A packet that begins a flow is decided if user space has said of another such
+ * connection whether it may pass. Everything else gets a shim that says where it
+ * came from and goes to weir0, whose other end is read by the workers.
+ *
+ *   tuple.h  the 5-tuple of plain packets, read fast
+ *   flow.h   flow table and verdict cache
+ *   parse.h  all other packets: kinds, the neighbour protocols
+ *   maps.h   maps, counters
+ *   weir.h   what the daemon has to know as well
  *
  * Invariants
  *  - Fail closed: every path that cannot be judged ends in TC_ACT_SHOT, except
@@ -22,343 +30,22 @@
  *  - Both directions of a connection, its fragments and the ICMP errors that
  *    quote it hash to the same worker: the hash covers the two addresses only
  *    and is symmetric in them.
- *  - The flow table's arrays are declared here and shared with the workers
- *    through mmap; the lookup on the hook's fast path belongs between
- *    "decided" and "punt".
+ *  - A packet never overtakes another of its side through the kernel: while
+ *    some are out in user space, the next ones follow them there.
  */
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/pkt_cls.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
+#include "flow.h"
+#include "parse.h"
 
-#include "weir.h"
-
-#define PASS TC_ACT_UNSPEC /* let the programs after this one have their say */
-#define DROP TC_ACT_SHOT
+/* No verdict of this hook: the packet goes to a worker. */
+#define PUNT 0x7fff
 
 /* In skb->cb[0] between weir_return and the hook it redirects to: a value that
- * no other user of the control buffer leaves there by chance. */
-#define CB_COVERS_BOTH 0x77656972
-
-#define NEXTHDR_HOP 0
-#define NEXTHDR_ICMPV6 58
-#define ND_ROUTER_SOLICIT 133
-#define ND_ROUTER_ADVERT 134
-#define ND_NEIGHBOR_SOLICIT 135
-#define ND_NEIGHBOR_ADVERT 136
-#define ND_REDIRECT 137
-#define MLD_QUERY 130
-#define MLD_REPORT 131
-#define MLD_DONE 132
-#define MLD2_REPORT 143
-
-/* ---- maps ------------------------------------------------------------- */
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct weir_config);
-} weir_config SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, WEIR_MAX_WORKERS);
-	__type(key, __u32);
-	__type(value, __u32);
-} weir_xsks SEC(".maps");
-
-/* An address in IPv6 form; IPv4 is mapped (::ffff:a.b.c.d). */
-struct address {
-	__u32 word[4];
-};
-
-/* A pod's own address, by the device at which it speaks. */
-struct pod_address {
-	struct address address;
-	__u32 ifindex;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct pod_address);
-	__type(value, __u32);
-} weir_pod_addrs SEC(".maps");
-
-/* The node's own addresses, kept by the daemon from netlink. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct address);
-	__type(value, __u32);
-} weir_node_addrs SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, WEIR_STEER_COUNT);
-	__type(key, __u32);
-	__type(value, __u64);
-} weir_steering SEC(".maps");
-
-/* Shared with user space only, but pinned and sized with the rest: counters
- * (one 4096-byte block a worker and one for the node) and the flow table. */
-struct counter_block {
-	__u64 word[512];
-};
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, WEIR_MAX_WORKERS + 1);
-	__type(key, __u32);
-	__type(value, struct counter_block);
-} weir_counters SEC(".maps");
-
-struct flow4 {
-	__u64 word[8];
-};
-struct flow6 {
-	__u64 word[16];
-};
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1024); /* the daemon sets the real size (--flows) */
-	__type(key, __u32);
-	__type(value, struct flow4);
-} weir_flows4 SEC(".maps");
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1024);
-	__type(key, __u32);
-	__type(value, struct flow6);
-} weir_flows6 SEC(".maps");
-
-static __always_inline void count(__u32 counter)
-{
-	__u64 *n = bpf_map_lookup_elem(&weir_steering, &counter);
-
-	if (n)
-		(*n)++;
-}
-
-static __always_inline int drop(__u32 counter)
-{
-	count(counter);
-	return DROP;
-}
-
-static __always_inline int pass(__u32 counter)
-{
-	count(counter);
-	return PASS;
-}
-
-static __always_inline struct weir_config *config(void)
-{
-	__u32 zero = 0;
-	struct weir_config *c = bpf_map_lookup_elem(&weir_config, &zero);
-
-	/* The version is written last, so a record that carries it is complete. */
-	return c && c->abi_version == WEIR_ABI_VERSION ? c : 0;
-}
-
-/* ---- parsing ---------------------------------------------------------- */
-
-enum packet_kind {
-	KIND_IP,         /* judged by a worker */
-	KIND_NEIGHBOUR,  /* ARP, ND, MLD, as their RFCs have them */
-	KIND_ROUTER,     /* router advertisement, redirect */
-	KIND_L2,         /* not IP: tagged, LLC/SNAP, unknown EtherType */
-	KIND_TRUNCATED,
-};
-
-struct packet {
-	struct address src, dst;
-	/* The addresses that choose the worker: of the packet, or, for an ICMP
-	 * error, of the packet that it quotes. */
-	struct address hash_a, hash_b;
-	enum packet_kind kind;
-	/* Of ARP and ND: what the sender says is its own; all zero if nothing. */
-	struct address claim;
-};
-
-static __always_inline void map_v4(struct address *a, __u32 v4)
-{
-	a->word[0] = 0;
-	a->word[1] = 0;
-	a->word[2] = bpf_htonl(0xffff);
-	a->word[3] = v4;
-}
-
-static __always_inline int is_icmp_error(__u8 type)
-{
-	/* RFC 792: unreachable, source quench, redirect, time exceeded,
-	 * parameter problem. */
-	return type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
-}
-
-static __always_inline void parse_v4(struct __sk_buff *skb, struct packet *p)
-{
-	__u8 header[20], icmp;
-	__u32 l4, addrs[2];
-
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, header, sizeof(header))) {
-		p->kind = KIND_TRUNCATED;
-		return;
-	}
-	__builtin_memcpy(addrs, header + 12, sizeof(addrs));
-	map_v4(&p->src, addrs[0]);
-	map_v4(&p->dst, addrs[1]);
-	p->hash_a = p->src;
-	p->hash_b = p->dst;
-	p->kind = KIND_IP;
-	if (header[9] != IPPROTO_ICMP || (header[6] & 0x1f) || header[7])
-		return;
-	l4 = ETH_HLEN + (header[0] & 15) * 4;
-	if (bpf_skb_load_bytes(skb, l4, &icmp, 1) || !is_icmp_error(icmp))
-		return;
-	if (bpf_skb_load_bytes(skb, l4 + 8 + 12, addrs, sizeof(addrs)))
-		return;
-	map_v4(&p->hash_a, addrs[0]);
-	map_v4(&p->hash_b, addrs[1]);
-}
-
-static __always_inline int is_multicast6(const struct address *a)
-{
-	return (a->word[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
-}
-
-static __always_inline int is_link_local6(const struct address *a)
-{
-	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
-}
-
-/* What is shaped as the RFC demands is the link's own business; anything else under
- * these types is a packet like any other, and a channel if it passed unjudged. */
-static __always_inline void classify_icmp6(struct __sk_buff *skb, struct packet *p, __u32 l4,
-					   __u8 type, __u8 hop_limit)
-{
-	switch (type) {
-	case ND_NEIGHBOR_SOLICIT:
-		/* RFC 4861 7.1: anything but 255 was forwarded, so is not ours. */
-		if (hop_limit != 255)
-			return;
-		p->claim = p->src;
-		break;
-	case ND_NEIGHBOR_ADVERT:
-		if (hop_limit != 255)
-			return;
-		if (bpf_skb_load_bytes(skb, l4 + 8, &p->claim, sizeof(p->claim))) {
-			p->kind = KIND_TRUNCATED;
-			return;
-		}
-		break;
-	case ND_ROUTER_SOLICIT:
-		if (hop_limit != 255 || !is_multicast6(&p->dst))
-			return;
-		break;
-	case MLD_QUERY:
-	case MLD_REPORT:
-	case MLD_DONE:
-	case MLD2_REPORT:
-		/* RFC 3810 5: hop limit 1, to a group. */
-		if (hop_limit != 1 || !is_multicast6(&p->dst))
-			return;
-		break;
-	case ND_ROUTER_ADVERT:
-	case ND_REDIRECT:
-		p->kind = KIND_ROUTER;
-		return;
-	default:
-		return;
-	}
-	p->kind = KIND_NEIGHBOUR;
-}
-
-static __always_inline void parse_v6(struct __sk_buff *skb, struct packet *p)
-{
-	__u8 header[40], ext[2], icmp, next;
-	__u32 l4 = ETH_HLEN + sizeof(header);
-
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, header, sizeof(header))) {
-		p->kind = KIND_TRUNCATED;
-		return;
-	}
-	__builtin_memcpy(&p->src, header + 8, sizeof(p->src));
-	__builtin_memcpy(&p->dst, header + 24, sizeof(p->dst));
-	p->hash_a = p->src;
-	p->hash_b = p->dst;
-	p->kind = KIND_IP;
-	next = header[6];
-	/* MLD carries a router alert in an 8-byte hop-by-hop header (RFC 3810
-	 * 5). Longer chains are left to the worker's parser. */
-	if (next == NEXTHDR_HOP && !bpf_skb_load_bytes(skb, l4, ext, 2) && ext[1] == 0) {
-		next = ext[0];
-		l4 += 8;
-	}
-	if (next != NEXTHDR_ICMPV6 || bpf_skb_load_bytes(skb, l4, &icmp, 1))
-		return;
-	if (icmp >= 128) {
-		classify_icmp6(skb, p, l4, icmp, header[7]);
-		return;
-	}
-	/* RFC 4443: types below 128 are errors and quote the packet. */
-	if (bpf_skb_load_bytes(skb, l4 + 8 + 8, header, 32))
-		return;
-	__builtin_memcpy(&p->hash_a, header, sizeof(p->hash_a));
-	__builtin_memcpy(&p->hash_b, header + 16, sizeof(p->hash_b));
-}
-
-/* ARP for IPv4 over Ethernet (RFC 826); no other kind has any business here. */
-static __always_inline void parse_arp(struct __sk_buff *skb, struct packet *p)
-{
-	__u8 arp[18]; /* up to and with the sender's protocol address */
-	__u32 sender;
-
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, arp, sizeof(arp))) {
-		p->kind = KIND_TRUNCATED;
-		return;
-	}
-	if (arp[2] != 0x08 || arp[3] != 0x00 || arp[4] != ETH_ALEN || arp[5] != 4) {
-		p->kind = KIND_L2;
-		return;
-	}
-	__builtin_memcpy(&sender, arp + 14, sizeof(sender));
-	/* 0.0.0.0 asks without claiming anything (RFC 5227). */
-	if (sender)
-		map_v4(&p->claim, sender);
-	p->kind = KIND_NEIGHBOUR;
-}
-
-static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
-{
-	__be16 ethertype;
-
-	/* A tag that the device took off the frame counts as well as one in it:
-	 * either can carry IP past a parser (CVE-2021-27853). */
-	if (skb->vlan_present) {
-		p->kind = KIND_L2;
-		return;
-	}
-	if (bpf_skb_load_bytes(skb, 12, &ethertype, sizeof(ethertype))) {
-		p->kind = KIND_TRUNCATED;
-		return;
-	}
-	if (ethertype == bpf_htons(ETH_P_IP))
-		parse_v4(skb, p);
-	else if (ethertype == bpf_htons(ETH_P_IPV6))
-		parse_v6(skb, p);
-	else if (ethertype == bpf_htons(ETH_P_ARP))
-		parse_arp(skb, p);
-	else
-		p->kind = KIND_L2;
-}
+ * no other user of the control buffer leaves there by chance, and whether the
+ * verdict holds at the receiver's hook as well. */
+#define CB_DECIDED 0x77656970
+#define CB_COVERS_BOTH 1
+/* In skb->cb[1]: the packet was counted, as the one after so many (16 bits). */
+#define CB_COUNTED 0x10000
 
 /* ---- choosing the worker ---------------------------------------------- */
 
@@ -384,7 +71,7 @@ static __always_inline __u32 worker_of(const struct weir_config *c, const struct
 	return (__u32)(((h >> 32) * c->workers) >> 32);
 }
 
-static __always_inline int serving(const struct weir_config *c, __u32 worker)
+static __always_inline int serving(const struct weir_config *c, __u32 worker, __u64 now)
 {
 	if (!c->punt_ifindex || worker >= WEIR_MAX_WORKERS)
 		return 0;
@@ -394,14 +81,45 @@ static __always_inline int serving(const struct weir_config *c, __u32 worker)
 		return 0;
 	/* Signed: the worker may write a later time than ours between the two
 	 * reads, and that is a sign of life, not of 584 years of silence. */
-	return (__s64)(bpf_ktime_get_ns() - c->heartbeat_ns[worker]) <
-	       (__s64)c->heartbeat_timeout_ns;
+	return (__s64)(now - c->heartbeat_ns[worker]) < (__s64)c->heartbeat_timeout_ns;
 }
 
 /* ---- the hooks on a pod's veth ---------------------------------------- */
 
+/*
+ * Whether the device may send another packet to a worker now. A bucket of credit that
+ * refills steadily, kept as one number: the time at which it would be empty (the generic
+ * cell rate algorithm, ITU-T I.371). Racing packets may both take the last credit.
+ */
+static __always_inline int may_punt(const struct weir_config *c, __u32 ifindex, __u64 now)
+{
+	__u64 *empty_at, until;
+
+	if (!c->punt_interval_ns)
+		return 1;
+	empty_at = bpf_map_lookup_elem(&weir_punt_rate, &ifindex);
+	until = empty_at && *empty_at > now ? *empty_at : now;
+	until += c->punt_interval_ns;
+	if (until - now > c->punt_burst_ns)
+		return 0;
+	if (empty_at)
+		*empty_at = until;
+	else
+		bpf_map_update_elem(&weir_punt_rate, &ifindex, &until, BPF_ANY);
+	return 1;
+}
+
+/* What the fast path found out about a packet. */
+struct finding {
+	struct tuple tuple;
+	struct flow flow;  /* rest is 0 if there is none for this packet */
+	struct room room;
+	enum family family; /* FAMILY_NONE: the tuple could not be read */
+};
+
 static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
-				const struct packet *p, __u8 direction)
+				const struct packet *p, struct finding *known, __u8 direction,
+				int is_counted)
 {
 	struct weir_shim shim = {
 		.ifindex = skb->ifindex,
@@ -410,13 +128,23 @@ static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
 		.tag = bpf_htons(WEIR_SHIM_TAG),
 	};
 	__u32 worker = c->workers ? worker_of(c, p) : 0;
+	__u64 now = bpf_ktime_get_ns();
 
-	if (!c->workers || !serving(c, worker)) {
+	if (!c->workers || !serving(c, worker, now)) {
 		if (c->fail_open)
 			return pass(WEIR_STEER_PASS_NO_WORKER);
 		return drop(WEIR_STEER_DROP_NO_WORKER);
 	}
+	if (!may_punt(c, skb->ifindex, now))
+		return drop(WEIR_STEER_DROP_PUNT_RATE);
 	shim.worker = worker;
+	if (is_counted) {
+		/* A GSO packet arrives as its segments. */
+		__u16 packets = skb->gso_segs ? skb->gso_segs : 1;
+
+		shim.flags = WEIR_SHIM_COUNTED;
+		shim.sequence = count_punted(&known->flow, known->tuple.from_hi, packets);
+	}
 	if (bpf_skb_change_head(skb, sizeof(shim), 0) ||
 	    bpf_skb_store_bytes(skb, 0, &shim, sizeof(shim), 0))
 		return drop(WEIR_STEER_DROP_SHIM);
@@ -469,14 +197,36 @@ static __always_inline int is_node_traffic(struct __sk_buff *skb, const struct p
 static __always_inline int decided(struct __sk_buff *skb, struct weir_config *c,
 				   const struct packet *p, __u8 direction)
 {
+	/* weir_return left a sign in the control buffer. Nothing between its
+	 * redirect and this hook writes there; were the sign lost, the packet
+	 * would be judged once more, no worse. */
+	__u32 sign = skb->cb[0];
+	__u32 counted = skb->cb[1];
+
+	if ((sign & ~CB_COVERS_BOTH) == CB_DECIDED && (counted & CB_COUNTED)) {
+		struct tuple t;
+		struct flow f;
+		struct room room;
+
+		skb->cb[1] = 0;
+		switch (read_tuple(skb, c, &t)) {
+		case FAMILY_V4:
+			find_flow(c, &t, 0, &f, &room);
+			break;
+		case FAMILY_V6:
+			find_flow(c, &t, 1, &f, &room);
+			break;
+		default:
+			f.rest = 0;
+		}
+		if (f.rest)
+			count_returned(&f, t.from_hi, (__u16)counted);
+	}
 	if (direction == WEIR_FROM_POD) {
-		/* weir_return left a sign in the control buffer if the verdict
-		 * holds at the receiver's hook as well; then the mark travels
-		 * on. Otherwise it must not: a destination NAT could take the
-		 * packet past a pod's policy. Nothing between the redirect and
-		 * this hook writes there; were the sign lost, the packet would
-		 * be judged once more, no worse. */
-		if (skb->cb[0] != CB_COVERS_BOTH)
+		/* The mark travels on if the verdict holds at the receiver's
+		 * hook as well. Otherwise it must not: a destination NAT could
+		 * take the packet past a pod's policy. */
+		if (sign != (CB_DECIDED | CB_COVERS_BOTH))
 			skb->mark &= ~(__u32)c->mark_mask;
 		return pass(WEIR_STEER_DECIDED);
 	}
@@ -488,17 +238,115 @@ static __always_inline int decided(struct __sk_buff *skb, struct weir_config *c,
 	return pass(WEIR_STEER_DECIDED);
 }
 
+/* ---- the fast path ---------------------------------------------------- */
+
+enum answer {
+	ANSWER_NONE,  /* no flow of this packet: it may begin one */
+	ANSWER_HIT,   /* pass */
+	ANSWER_CUT,   /* drop */
+	ANSWER_STALE, /* a flow that has to be judged again */
+	ANSWER_HELD,  /* a flow some of whose packets are out in user space */
+};
+
+/* A SYN asks for a connection. It is a repetition only on a flow that its sender opened
+ * and that nobody has ended; else port reuse would skip the policy. */
+static __always_inline int asks_anew(const struct flow *f, const struct tuple *t)
+{
+	__u8 ended = seen_from(f->aux, 0) | seen_from(f->aux, 1);
+
+	if ((t->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return 0;
+	return !(f->ctl & WEIR_FLOW_FLAG_HI) != !t->from_hi ||
+	       (ended & (WEIR_SEEN_FIN | WEIR_SEEN_RST));
+}
+
+/* What the flow table says about a packet at this hook. */
+static __always_inline enum answer follow(struct __sk_buff *skb, struct weir_config *c,
+					  struct finding *found, __u8 direction, int v6)
+{
+	struct tuple *t = &found->tuple;
+	struct flow *f = &found->flow;
+	__u32 tick;
+
+	find_flow(c, t, v6, f, &found->room);
+	if (!f->rest)
+		return ANSWER_NONE;
+	tick = bpf_ktime_get_coarse_ns() >> WEIR_TICK_SHIFT;
+	/* The end that is at this hook is at the device for which the verdict was
+	 * given: who forges another's 5-tuple does not meet its flow. */
+	if (device_of(f, direction == WEIR_FROM_POD ? t->from_hi : !t->from_hi) != skb->ifindex) {
+		f->rest = 0;
+		found->room.is_free = 0; /* the key has its place; a worker sorts it out */
+		return ANSWER_NONE;
+	}
+	if ((tick != (__u32)f->aux && is_over(f, t->protocol, tick)) || asks_anew(f, t))
+		return ANSWER_NONE;
+	if (!stamps_hold(f))
+		return ANSWER_STALE;
+	if (flow_state(f->ctl) == WEIR_FLOW_DENIED) {
+		touch(f, t, tick);
+		return ANSWER_CUT;
+	}
+	if (is_held(f, t->from_hi))
+		return ANSWER_HELD;
+	touch(f, t, tick);
+	return ANSWER_HIT;
+}
+
+/* What was said of other connections like the one that this packet would begin. */
+static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_config *c,
+					   struct finding *found, __u8 direction)
+{
+	struct tuple *t = &found->tuple;
+	struct flow verdict;
+
+	find_verdict(c, t, &verdict);
+	/* Side lo is the source, side hi the destination. */
+	if (!verdict.rest || device_of(&verdict, direction == WEIR_TO_POD) != skb->ifindex ||
+	    !stamps_hold(&verdict))
+		return PUNT;
+	if (flow_state(verdict.ctl) == WEIR_FLOW_DENIED) {
+		/* It may be the late packet of a flow in the other direction. */
+		if (found->flow.rest)
+			return PUNT;
+		return drop(verdict.ctl & WEIR_FLOW_FLAG_HI ? WEIR_STEER_DROP_INGRESS :
+							      WEIR_STEER_DROP_EGRESS);
+	}
+	if (t->protocol == IPPROTO_TCP && (t->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return PUNT;
+	if (!enter_flow(t, &found->flow, &found->room, &verdict,
+			bpf_ktime_get_coarse_ns() >> WEIR_TICK_SHIFT))
+		return PUNT;
+	return pass(WEIR_STEER_OPENED);
+}
+
 static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 {
 	struct weir_config *c = config();
 	struct packet p = {};
+	struct finding found;
+	enum answer answer = ANSWER_NONE;
+	int verdict;
 
 	if (!c)
 		return drop(WEIR_STEER_DROP_NO_CONFIG);
-	parse(skb, &p);
-	if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value)
+	found.family = FAMILY_NONE;
+	found.flow.rest = 0;
+	if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value) {
+		parse(skb, &p);
 		return decided(skb, c, &p, direction);
+	}
+	if (c->offload) {
+		found.family = read_tuple(skb, c, &found.tuple);
+		if (found.family == FAMILY_V4)
+			answer = follow(skb, c, &found, direction, 0);
+		else if (found.family == FAMILY_V6)
+			answer = follow(skb, c, &found, direction, 1);
+		if (answer == ANSWER_HIT)
+			return pass(WEIR_STEER_HIT);
+	}
 
+	parse(skb, &p);
 	switch (p.kind) {
 	case KIND_L2:
 		return drop(WEIR_STEER_DROP_L2);
@@ -517,7 +365,20 @@ static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 	}
 	if (is_node_traffic(skb, &p, direction))
 		return pass(WEIR_STEER_NODE);
-	return punt(skb, c, &p, direction);
+
+	if (answer == ANSWER_CUT)
+		return drop(WEIR_STEER_DROP_CUT);
+	if (answer == ANSWER_STALE)
+		count(WEIR_STEER_STALE);
+	else if (answer == ANSWER_HELD)
+		count(WEIR_STEER_HELD);
+	else if (found.family != FAMILY_NONE) {
+		verdict = open_by_verdict(skb, c, &found, direction);
+		if (verdict != PUNT)
+			return verdict;
+	}
+	return punt(skb, c, &p, &found, direction,
+		    answer == ANSWER_STALE || answer == ANSWER_HELD);
 }
 
 SEC("classifier")
@@ -550,7 +411,8 @@ int weir_return(struct __sk_buff *skb)
 		return drop(WEIR_STEER_DROP_SHIM);
 	count(WEIR_STEER_RETURNED);
 	skb->mark = (skb->mark & ~(__u32)c->mark_mask) | (__u32)c->mark_value;
-	skb->cb[0] = shim.flags & WEIR_SHIM_COVERS_BOTH ? CB_COVERS_BOTH : 0;
+	skb->cb[0] = CB_DECIDED | (shim.flags & WEIR_SHIM_COVERS_BOTH ? CB_COVERS_BOTH : 0);
+	skb->cb[1] = shim.flags & WEIR_SHIM_COUNTED ? CB_COUNTED | shim.sequence : 0;
 	return bpf_redirect(shim.ifindex, shim.direction == WEIR_TO_POD ? 0 : BPF_F_INGRESS);
 }
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
  * What the steering program and the daemon agree on: the shim in front of a
- * punted frame, the configuration record and the steering counters.
+ * punted frame, the configuration record, the flow table's entries and the
+ * steering counters.
  *
  * dataplane/table/build.rs turns the numbers and the counters' names below into
  * Rust (weir_table::abi), and the assertions at the end tie the structs
@@ -14,7 +15,7 @@
 
 /* Raised whenever anything in this file changes its layout or meaning. A
  * daemon never adopts pinned maps that carry another number. */
-#define WEIR_ABI_VERSION 1
+#define WEIR_ABI_VERSION 2
 
 /* Most workers (queues of the punt pair) that a node can have. */
 #define WEIR_MAX_WORKERS 64
@@ -29,6 +30,7 @@ enum weir_direction {
 
 /* weir_shim.flags */
 #define WEIR_SHIM_COVERS_BOTH 0x01 /* the verdict holds at the receiver's hook too */
+#define WEIR_SHIM_COUNTED 0x02     /* counted in the flow's entry; sequence is valid */
 
 /*
  * 16 bytes. A punted frame is [shim][Ethernet][L3...], so that the tag stands
@@ -43,8 +45,84 @@ struct weir_shim {
 	__u8 flags;      /* WEIR_SHIM_*; set by the worker */
 	__be16 gso_size; /* of the punted packet, 0 if it was not a GSO packet */
 	__be16 tag;      /* WEIR_SHIM_TAG */
-	__u16 reserved;
+	__u16 sequence;  /* its sender's packets punted before it, modulo 2^16 */
 };
+
+/*
+ * ---- flow entries -----------------------------------------------------
+ *
+ * Arrays of 64-bit words; one entry is an element of weir_flows4 or weir_flows6
+ * (and, with another key, of weir_verdicts4 or weir_verdicts6). What the words
+ * mean is told in table/FLOW.md, together with the order in which they may be
+ * written and read.
+ *
+ *   w0          ctl     version 63..32 | flags 15..8 | state 7..0
+ *   w1..        key     FLOW4: address lo | address hi << 32; ports and protocol
+ *                       FLOW6: address lo, upper and lower half; address hi,
+ *                       upper and lower half; ports and protocol
+ *   key + 0     aux     version 63..48 | seen lo 47..40 | seen hi 39..32 | tick 31..0
+ *   key + 1     device of side lo 31..0 | device of side hi 63..32
+ *   key + 2, 3  stamps of side lo and of side hi: slot 63..32 | value 31..0
+ *   key + 4     counts  punted lo 15..0 | returned lo 31..16 |
+ *                       punted hi 47..32 | returned hi 63..48
+ */
+#define WEIR_FLOW4_WORDS 8
+#define WEIR_FLOW6_WORDS 16
+#define WEIR_FLOW4_KEY_WORDS 2
+#define WEIR_FLOW6_KEY_WORDS 5
+#define WEIR_FLOW_BUCKET 2 /* entries of a bucket; a key has two buckets */
+
+#define WEIR_FLOW_CTL 0
+#define WEIR_FLOW_KEY 1
+/* Words after the key. */
+#define WEIR_FLOW_AUX 0
+#define WEIR_FLOW_IFINDEX 1
+#define WEIR_FLOW_STAMPS 2
+#define WEIR_FLOW_COUNTS 4
+
+#define WEIR_FLOW_FREE 0    /* the slot holds nothing */
+#define WEIR_FLOW_BUSY 1    /* a writer is at work: read nothing but ctl */
+#define WEIR_FLOW_ALLOWED 2
+#define WEIR_FLOW_DENIED 3
+#define WEIR_FLOW_STATE_MASK 0xff
+/* A flow: side hi opened it. A cached denial: it is the receiver's. */
+#define WEIR_FLOW_FLAG_HI 0x100
+#define WEIR_FLOW_FLAGS_MASK 0xff00
+#define WEIR_FLOW_VERSION_SHIFT 32
+
+#define WEIR_AUX_VERSION_SHIFT 48
+#define WEIR_AUX_SEEN_LO_SHIFT 40
+#define WEIR_AUX_SEEN_HI_SHIFT 32
+
+/* What was seen from a side: TCP's own bits, and one for "anything". */
+#define WEIR_SEEN_FIN 0x01
+#define WEIR_SEEN_SYN 0x02
+#define WEIR_SEEN_RST 0x04 /* a reset, and nothing else since */
+#define WEIR_SEEN_ACK 0x10
+#define WEIR_SEEN_ANY 0x80
+
+#define WEIR_PORT_HI_SHIFT 16
+#define WEIR_PROTOCOL_SHIFT 32
+
+/* Last-seen times are CLOCK_MONOTONIC in units of 2^26 ns (67 ms). */
+#define WEIR_TICK_SHIFT 26
+
+/* Seconds of silence after which a flow is forgotten. */
+#define WEIR_TIMEOUT_TCP_OPENING 20
+#define WEIR_TIMEOUT_TCP_ESTABLISHED 3600
+#define WEIR_TIMEOUT_TCP_CLOSING 30
+#define WEIR_TIMEOUT_TCP_RESET 10
+#define WEIR_TIMEOUT_UNANSWERED 30
+#define WEIR_TIMEOUT_ANSWERED 120
+#define WEIR_TIMEOUT_SCTP_ANSWERED 210 /* seven heartbeats of 30 s, RFC 9260 section 16 */
+#define WEIR_TIMEOUT_ICMP 10
+
+/* Cells of weir_stamps, a power of two; a cell is next 63..32 | current 31..0. */
+#define WEIR_STAMP_SLOTS 262144
+
+/* Entries of the verdict cache, powers of two. */
+#define WEIR_VERDICTS4 32768
+#define WEIR_VERDICTS6 8192
 
 /*
  * Written by the daemon through its mapping; read by every hook. Every field is
@@ -59,16 +137,29 @@ struct weir_config {
 	__u64 mark_value;      /* the "decided" bits of skb->mark ... */
 	__u64 mark_mask;       /* ... under this mask; other bits are left alone */
 	__u64 heartbeat_timeout_ns;
+	__u64 offload;         /* 0 = every packet goes through a worker */
+	__u64 flow4_mask;      /* buckets minus one of the IPv4 flow table ... */
+	__u64 flow6_mask;      /* ... and of the IPv6 one */
+	__u64 punt_interval_ns; /* a device's punts, at most one each ...; 0 = no limit */
+	__u64 punt_burst_ns;   /* ... after as much credit as this */
 	__u64 heartbeat_ns[WEIR_MAX_WORKERS]; /* CLOCK_MONOTONIC, by each worker */
 };
 
 /* Index into the weir_steering per-CPU array. */
 enum weir_steering_counter {
+	WEIR_STEER_HIT,             /* a current, allowed flow: passed in the kernel */
+	WEIR_STEER_OPENED,          /* first packet of a flow entered by a cached verdict */
 	WEIR_STEER_PUNTED,          /* sent to a worker */
 	WEIR_STEER_RETURNED,        /* came back from a worker, accepted */
 	WEIR_STEER_DECIDED,         /* passed a hook on the strength of the mark */
 	WEIR_STEER_NODE,            /* the node's own traffic, passed */
 	WEIR_STEER_NEIGHBOUR,       /* ARP, ND, MLD, passed */
+	WEIR_STEER_STALE,           /* punted: a known flow, to be judged again */
+	WEIR_STEER_HELD,            /* punted: earlier packets of the flow are still out */
+	WEIR_STEER_DROP_CUT,        /* a flow that a change of policy has cut */
+	WEIR_STEER_DROP_EGRESS,     /* a cached verdict: the sender's policies deny */
+	WEIR_STEER_DROP_INGRESS,    /* a cached verdict: the receiver's policies deny */
+	WEIR_STEER_DROP_PUNT_RATE,  /* the device asked for more punts than its share */
 	WEIR_STEER_DROP_L2,         /* tagged, LLC/SNAP or unknown EtherType */
 	WEIR_STEER_DROP_ND,         /* ARP or ND for another's address, RA, redirect */
 	WEIR_STEER_DROP_TRUNCATED,  /* too short for its headers */
@@ -89,8 +180,13 @@ enum weir_steering_counter {
 #define WEIR_CONFIG_MARK_VALUE 16
 #define WEIR_CONFIG_MARK_MASK 17
 #define WEIR_CONFIG_HEARTBEAT_TIMEOUT 18
-#define WEIR_CONFIG_HEARTBEAT 19
-#define WEIR_CONFIG_WORDS 83
+#define WEIR_CONFIG_OFFLOAD 19
+#define WEIR_CONFIG_FLOW4_MASK 20
+#define WEIR_CONFIG_FLOW6_MASK 21
+#define WEIR_CONFIG_PUNT_INTERVAL 22
+#define WEIR_CONFIG_PUNT_BURST 23
+#define WEIR_CONFIG_HEARTBEAT 24
+#define WEIR_CONFIG_WORDS 88
 
 #define WEIR_AT(field, word) \
 	_Static_assert(__builtin_offsetof(struct weir_config, field) == (word) * 8, #field)
@@ -102,6 +198,11 @@ WEIR_AT(fail_open, WEIR_CONFIG_FAIL_OPEN);
 WEIR_AT(mark_value, WEIR_CONFIG_MARK_VALUE);
 WEIR_AT(mark_mask, WEIR_CONFIG_MARK_MASK);
 WEIR_AT(heartbeat_timeout_ns, WEIR_CONFIG_HEARTBEAT_TIMEOUT);
+WEIR_AT(offload, WEIR_CONFIG_OFFLOAD);
+WEIR_AT(flow4_mask, WEIR_CONFIG_FLOW4_MASK);
+WEIR_AT(flow6_mask, WEIR_CONFIG_FLOW6_MASK);
+WEIR_AT(punt_interval_ns, WEIR_CONFIG_PUNT_INTERVAL);
+WEIR_AT(punt_burst_ns, WEIR_CONFIG_PUNT_BURST);
 WEIR_AT(heartbeat_ns, WEIR_CONFIG_HEARTBEAT);
 _Static_assert(sizeof(struct weir_config) == WEIR_CONFIG_WORDS * 8, "weir_config");
 _Static_assert(sizeof(struct weir_shim) == 16, "weir_shim");

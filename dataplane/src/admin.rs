@@ -18,6 +18,7 @@ use crate::daemon::lock;
 use crate::discover::Discovery;
 use crate::node::Node;
 use crate::pods::Pods;
+use crate::rejudge::Rejudged;
 
 /// How long the publication thread waits before it looks whether to stop.
 const POLL: Duration = Duration::from_millis(200);
@@ -80,9 +81,14 @@ pub fn resume(run_dir: &Path, node: &Node, pods: &Mutex<Pods>) -> u64 {
         Err(error) => Err(error.into()),
     };
     match resumed {
-        Ok(enforced) => {
-            lock(pods).start_enforcing();
-            tracing::info!(generation = enforced.generation, "resumed the last policy table");
+        Ok((enforced, rejudged)) => {
+            begin(node, pods);
+            tracing::info!(
+                generation = enforced.generation,
+                flows = rejudged.judged,
+                cut = rejudged.cut,
+                "resumed the last policy table"
+            );
             enforced.generation
         }
         Err(error) => {
@@ -92,6 +98,17 @@ pub fn resume(run_dir: &Path, node: &Node, pods: &Mutex<Pods>) -> u64 {
             );
             0
         }
+    }
+}
+
+/// A policy table is in force: hooks go on the pods' devices. Before the first ones do,
+/// the connections that are open already are taken over, so that the next packet of
+/// either end is not taken for the beginning of a new one.
+fn begin(node: &Node, pods: &Mutex<Pods>) {
+    let mut pods = lock(pods);
+    if !pods.is_enforcing() {
+        node.adopt_open_flows();
+        pods.start_enforcing();
     }
 }
 
@@ -141,15 +158,16 @@ impl Publications {
     fn take(&mut self, received: ReceivedGeneration) {
         let generation = received.generation;
         match self.node.enforce(Arc::new(received.classifier)) {
-            Ok(enforced) => {
-                lock(&self.pods).start_enforcing();
+            Ok((enforced, rejudged)) => {
+                begin(&self.node, &self.pods);
                 let workers = u32::try_from(self.node.counters().workers()).unwrap_or(u32::MAX);
                 self.listener.receipt(Receipt {
                     generation,
                     workers,
                     enforced_at_ns: enforced.at_ns,
                 });
-                tracing::info!(generation, "policy table in force");
+                let Rejudged { judged, cut } = rejudged;
+                tracing::info!(generation, flows = judged, cut, "policy table in force");
             }
             Err(error) => {
                 tracing::error!(generation, %error, "policy table not in force everywhere");
@@ -158,23 +176,34 @@ impl Publications {
         }
     }
 
-    /// Workers compare a flow's stamp with the map's epoch at every packet, so a change
-    /// that can be seen in the map is in force.
+    /// Control has changed addresses in place, up to `epoch`. Answered also if the
+    /// backstop has seen them before.
     fn addresses_changed(&mut self, generation: u64, epoch: u64) {
+        let Some(rejudged) = self.node.addresses_changed() else {
+            let reason = "no policy table is in force yet; publish one";
+            self.listener.refuse_addresses(generation, epoch, reason);
+            return;
+        };
         self.listener.addresses_enforced(AddressReceipt {
             generation,
             epoch,
-            flows_rejudged: None,
+            flows_rejudged: Some(rejudged.judged),
             enforced_at_ns: crate::clock::monotonic_ns(),
         });
+        let Rejudged { judged, cut } = rejudged;
+        tracing::debug!(generation, epoch, flows = judged, cut, "changed addresses in force");
     }
 
     /// Keeps the table and its addresses on tmpfs, after every change of either: control
-    /// changes addresses in place. `saved` is the stamp that was kept last.
+    /// changes addresses in place. `saved` is the stamp that was kept last. Changes that
+    /// control could not announce are noticed here as well.
     fn keep(&self, saved: u64) -> u64 {
         let snapshot = self.node.current().load_full();
         let Some(classifier) = &snapshot.classifier else { return saved };
         let stamp = classifier.stamp();
+        if stamp != saved {
+            self.node.addresses_changed();
+        }
         if stamp != saved
             && let Err(error) = saved::save(&self.run_dir, classifier)
         {

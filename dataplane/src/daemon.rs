@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use weir_table::counters::{CounterBlock, Counters};
-use weir_table::flow::{FlowTable, HashKey};
+use weir_table::flow::{FlowTable, HashKey, VerdictCache};
 use weir_table::publish::Listener;
 use weir_table::saved;
+use weir_table::stamps::{SlotSet, Stamps};
 
 use crate::discover::Discovery;
 use crate::io::af_xdp::AfXdp;
@@ -24,10 +25,10 @@ use crate::pipeline::Pipeline;
 use crate::pods::Pods;
 use crate::punt::{MAX_NATIVE_XDP_MTU, PuntPair};
 use crate::shim::SHIM_LEN;
-use crate::steer::abi::{Config, HashKeyWords, Mark};
+use crate::steer::abi::{Config, Fixed, HashKeyWords, Mark, PuntLimit};
 use crate::steer::attach::AttachMode;
 use crate::steer::{Sizes, Steering};
-use crate::worker::Worker;
+use crate::worker::{Tables, Worker};
 use crate::{admin, privileges};
 
 /// What this program calls itself to publishers.
@@ -61,6 +62,8 @@ pub struct Settings {
     pub mark: Mark,
     /// Whether undecided packets pass while no worker serves.
     pub fail_open: bool,
+    /// Whether decided flows stay in the kernel.
+    pub offload: bool,
 }
 
 /// A daemon that serves.
@@ -91,21 +94,41 @@ impl Daemon {
         let mut steering = Steering::load(&settings.pin_dir, sizes)?;
         let maps = steering.shared_maps(sizes)?;
         let config = Arc::new(Config::new(maps.config));
-        config.init(random_key()?, settings.mark, settings.fail_open, HEARTBEAT_TIMEOUT);
+        config.init(
+            random_key()?,
+            &Fixed {
+                mark: settings.mark,
+                fail_open: settings.fail_open,
+                heartbeat_timeout: HEARTBEAT_TIMEOUT,
+                offload: settings.offload,
+                punt_limit: settings.offload.then_some(PuntLimit::DEFAULT),
+                flows: sizes,
+            },
+        );
         let counter_words = Arc::new(maps.counters);
         let counters = Counters::init(Arc::clone(&counter_words), settings.workers as usize)?;
         let key = HashKey::from_words(config.hash_key());
-        let flows = Arc::new(FlowTable::new(maps.flows4, maps.flows6, key)?);
-        let unfinished = flows.sweep();
+        let flows = Arc::new(FlowTable::new(maps.flows4, maps.flows6, key.clone())?);
+        let verdicts = VerdictCache::new(maps.verdicts4, maps.verdicts6, key.clone())?;
+        let stamps = Arc::new(Stamps::new(maps.stamps, key)?);
+        // A change that a dead daemon did not finish.
+        stamps.settle(&SlotSet::All);
+        let unfinished = flows.sweep() + verdicts.sweep();
         if unfinished > 0 {
             tracing::warn!(unfinished, "freed flow entries that a dead daemon left half written");
         }
-        let node = Arc::new(Node::new(settings.workers as usize, counters));
+        let tables = Tables {
+            flows: Arc::clone(&flows),
+            stamps: Arc::clone(&stamps),
+            verdicts: settings.offload.then(|| Arc::new(verdicts)),
+        };
+        let node = Arc::new(Node::new(settings.workers as usize, counters, flows, stamps));
         let punt =
             PuntPair::make(&settings.device_prefix, settings.workers, largest_mtu().await?).await?;
         tracing::info!(
             near = punt.near, far = punt.far, mtu = punt.mtu, workers = settings.workers,
-            attach = ?settings.attach.resolve(), mark = %settings.mark, "punt pair is up"
+            attach = ?settings.attach.resolve(), mark = %settings.mark,
+            offload = settings.offload, "punt pair is up"
         );
         punt.netns.run(|| steering.attach_delivery(&punt.far).map_err(std::io::Error::other))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -115,7 +138,7 @@ impl Daemon {
                 id,
                 node: Arc::clone(&node),
                 config: Arc::clone(&config),
-                flows: Arc::clone(&flows),
+                tables: tables.clone(),
                 counters: CounterBlock::new(Arc::clone(&counter_words), id as usize)?,
                 stop: Arc::clone(&stop),
             };

@@ -26,6 +26,7 @@ pub mod pipeline;
 pub mod pods;
 pub mod privileges;
 pub mod punt;
+pub mod rejudge;
 pub mod seed;
 pub mod shim;
 pub mod state;

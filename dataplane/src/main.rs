@@ -26,9 +26,8 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WORKERS)))]
     workers: u32,
-    /// Whether decided flows stay in the kernel; this version sends every packet
-    /// through user space
-    #[arg(long, value_enum, default_value = "off")]
+    /// Whether decided flows stay in the kernel, or every packet passes user space
+    #[arg(long, value_enum, default_value = "on")]
     offload: Switch,
     /// What happens to undecided packets while no worker serves
     #[arg(long, value_enum, default_value = "closed")]
@@ -68,6 +67,9 @@ enum IoMode {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Switch {
+    /// Decided flows stay in the kernel
+    On,
+    /// Every packet passes user space
     Off,
 }
 
@@ -82,7 +84,7 @@ enum FailureMode {
 impl Arguments {
     fn settings(self) -> Settings {
         // Both have one meaning in this version; naming them keeps scripts stable.
-        let (IoMode::Auto | IoMode::AfXdp, Switch::Off) = (self.io, self.offload);
+        let (IoMode::Auto | IoMode::AfXdp) = self.io;
         Settings {
             socket: self.socket.unwrap_or_else(|| self.run_dir.join(weir_table::SOCKET_FILE)),
             run_dir: self.run_dir,
@@ -94,6 +96,7 @@ impl Arguments {
             attach: self.attach,
             mark: self.mark,
             fail_open: self.on_failure == FailureMode::Open,
+            offload: self.offload == Switch::On,
         }
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   publisher thread ── new generation ──┐
 //!                                        ├─> Node: lock, build a Snapshot, swap the pointer,
-//!   discovery thread ── new endpoints ───┘         wait until every gate acknowledges
+//!   discovery thread ── new endpoints ───┘         wait until every gate acknowledges,
+//!                                                  make outdated verdicts stale
 //!                                                             │
 //!   worker 0..N-1 ── one atomic load a burst ── Snapshot <────┘
 //! ```
@@ -11,20 +12,29 @@
 //! Invariants
 //! - A [`Snapshot`] never changes; a change is a new one with a higher version.
 //! - The lock is the admin threads' own; workers never take it.
+//! - Stamps change only after every worker decides by the new state, and under the lock:
+//!   so no verdict of the old state carries a stamp of the new.
 //! - The last reference to a retired snapshot is dropped here, by an admin thread, so
 //!   that unmapping a policy table never happens on the packet path.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use crossbeam::utils::CachePadded;
+use weir_table::addr::Address;
+use weir_table::classify::MappedClassifier;
 use weir_table::counters::{Counters, Enforced};
+use weir_table::diff::{self, KnownAddresses, Moment};
+use weir_table::flow::{FlowTable, Tick};
 use weir_table::gate::Gate;
 use weir_table::mem::SharedWords;
+use weir_table::stamps::{SlotSet, Stamps};
 
+use crate::clock;
 use crate::endpoints::Endpoints;
-use weir_table::classify::MappedClassifier;
+use crate::rejudge::{Rejudged, rejudge};
+use crate::seed;
 
 /// How long a worker may take to acknowledge before it counts as hung. A burst takes
 /// microseconds; a worker that the scheduler keeps off its core needs patience.
@@ -59,24 +69,41 @@ pub struct WorkerHangs {
     pub worker: usize,
 }
 
+/// What the admin side remembers between changes.
+#[derive(Debug, Default)]
+struct Admin {
+    retired: Vec<Arc<Snapshot>>,
+    /// The address map as it was when flows were last judged again.
+    known: Option<KnownAddresses>,
+}
+
 /// The node's state and the workers' acknowledgements.
 pub struct Node {
     current: ArcSwap<Snapshot>,
     gates: Vec<CachePadded<Gate>>,
     counters: Counters<Arc<SharedWords>>,
-    retired: Mutex<Vec<Arc<Snapshot>>>,
+    flows: Arc<FlowTable<SharedWords>>,
+    stamps: Arc<Stamps<SharedWords>>,
+    admin: Mutex<Admin>,
 }
 
 impl Node {
     /// A node without a table and without endpoints.
-    pub fn new(workers: usize, counters: Counters<Arc<SharedWords>>) -> Self {
+    pub fn new(
+        workers: usize,
+        counters: Counters<Arc<SharedWords>>,
+        flows: Arc<FlowTable<SharedWords>>,
+        stamps: Arc<Stamps<SharedWords>>,
+    ) -> Self {
         let first =
             Snapshot { version: 1, classifier: None, endpoints: Arc::new(Endpoints::default()) };
         Self {
             current: ArcSwap::from_pointee(first),
             gates: (0..workers).map(|_| CachePadded::new(Gate::new())).collect(),
             counters,
-            retired: Mutex::new(Vec::new()),
+            flows,
+            stamps,
+            admin: Mutex::default(),
         }
     }
 
@@ -95,40 +122,142 @@ impl Node {
         &self.counters
     }
 
-    /// Takes a new policy table over and returns when every worker decides by it.
+    /// Takes a new policy table over and returns when every worker decides by it and no
+    /// verdict of the one before holds where the two differ.
     ///
     /// # Errors
     /// [`WorkerHangs`]; the table is in force on all other workers even then.
-    pub fn enforce(&self, classifier: Arc<MappedClassifier>) -> Result<Enforced, WorkerHangs> {
+    pub fn enforce(
+        &self,
+        classifier: Arc<MappedClassifier>,
+    ) -> Result<(Enforced, Rejudged), WorkerHangs> {
+        let mut admin = self.lock();
         let generation = classifier.generation();
-        self.change(|now, version| Snapshot {
+        let old = self.current.load().classifier.clone();
+        let new = Arc::clone(&classifier);
+        // Before anybody judges by it: what control changes from here on is found later.
+        let mut known = KnownAddresses::of(&new);
+        self.change(&mut admin, |now, version| Snapshot {
             version,
             classifier: Some(classifier),
             endpoints: Arc::clone(&now.endpoints),
         })?;
-        let enforced = Enforced { generation, at_ns: crate::clock::monotonic_ns() };
+        let slots = match (&old, &mut admin.known) {
+            (Some(old), Some(before)) => self.slots_between((old, before), (&new, &mut known)),
+            // What an earlier daemon enforced last is not known.
+            _ => SlotSet::All,
+        };
+        admin.known = Some(known);
+        let rejudged = self.restamp(&slots, &new);
+        let enforced = Enforced { generation, at_ns: clock::monotonic_ns() };
         self.counters.record_enforced(enforced);
-        Ok(enforced)
+        Ok((enforced, rejudged))
     }
 
-    /// Takes a new set of endpoints over and returns when every worker knows them.
+    /// The slots of all addresses for which the two generations differ, and of those that
+    /// control changed meanwhile in either map.
+    fn slots_between(
+        &self,
+        (old, before): (&MappedClassifier, &mut KnownAddresses),
+        (new, after): (&MappedClassifier, &mut KnownAddresses),
+    ) -> SlotSet {
+        let endpoints = Arc::clone(&self.current.load().endpoints);
+        let local: Vec<Address> =
+            endpoints.iter().flat_map(|e| e.addresses.iter().copied()).collect();
+        let changes = diff::changes_between(
+            Moment { table: old.table(), addresses: before },
+            Moment { table: new.table(), addresses: after },
+            &local,
+        );
+        if changes.all {
+            return SlotSet::All;
+        }
+        let mut addresses = changes.addresses;
+        addresses.extend(before.update(old));
+        addresses.extend(after.update(new));
+        self.stamps.slots_of(&addresses)
+    }
+
+    /// Enters the connections of this node's pods that the host's conntrack knows, judged
+    /// under the present policies. Only into an empty flow table: whoever was here before
+    /// knows better. Must run in the host's network namespace.
+    pub fn adopt_open_flows(&self) {
+        let _admin = self.lock();
+        let snapshot = self.current.load_full();
+        let Some(classifier) = &snapshot.classifier else { return };
+        if self.flows.iter().next().is_some() {
+            return;
+        }
+        let (room, _) = self.flows.capacity();
+        let seeds = seed::seeds(&snapshot.endpoints, room / 2);
+        let now = Tick::from_nanos(clock::monotonic_ns());
+        let entered = seed::enter(&seeds, classifier, &self.flows, &self.stamps, now);
+        if !seeds.is_empty() {
+            tracing::info!(
+                found = seeds.len(),
+                allowed = entered.allowed,
+                cut = entered.cut,
+                "took over the connections that were open before"
+            );
+        }
+    }
+
+    /// Makes stale what was said about addresses that control has changed in place since
+    /// the last look. `None` if there is no table yet.
+    pub fn addresses_changed(&self) -> Option<Rejudged> {
+        let mut admin = self.lock();
+        let classifier = self.current.load().classifier.clone()?;
+        let changed = admin.known.as_mut()?.update(&classifier);
+        Some(self.restamp(&self.stamps.slots_of(&changed), &classifier))
+    }
+
+    /// Takes a new set of endpoints over and returns when every worker knows them and no
+    /// verdict about an address holds whose device has changed.
     ///
     /// # Errors
     /// [`WorkerHangs`], as for [`Node::enforce`].
     pub fn set_endpoints(&self, endpoints: Arc<Endpoints>) -> Result<(), WorkerHangs> {
-        self.change(|now, version| Snapshot {
+        let mut admin = self.lock();
+        let old = Arc::clone(&self.current.load().endpoints);
+        let moved = moved_addresses(&old, &endpoints);
+        self.change(&mut admin, |now, version| Snapshot {
             version,
             classifier: now.classifier.clone(),
             endpoints,
-        })
+        })?;
+        // The flows of these addresses are for the workers: their devices have changed.
+        let slots = self.stamps.slots_of(&moved);
+        self.stamps.announce(&slots);
+        self.stamps.settle(&slots);
+        Ok(())
     }
 
-    fn change(&self, make: impl FnOnce(&Snapshot, u64) -> Snapshot) -> Result<(), WorkerHangs> {
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Ends the validity of what was judged before, and judges open flows again.
+    fn restamp(&self, slots: &SlotSet, classifier: &MappedClassifier) -> Rejudged {
+        if slots.is_empty() {
+            return Rejudged::default();
+        }
+        let endpoints = Arc::clone(&self.current.load().endpoints);
+        let now = Tick::from_nanos(clock::monotonic_ns());
+        self.stamps.announce(slots);
+        let done = rejudge(&self.flows, &self.stamps, slots, classifier, &endpoints, now);
+        self.stamps.settle(slots);
+        done
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Admin> {
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(
+        &self,
+        admin: &mut Admin,
+        make: impl FnOnce(&Snapshot, u64) -> Snapshot,
+    ) -> Result<(), WorkerHangs> {
         let now = self.current.load_full();
         let next = make(&now, now.version + 1);
         let version = next.version;
-        retired.push(self.current.swap(Arc::new(next)));
+        admin.retired.push(self.current.swap(Arc::new(next)));
         drop(now);
         let deadline = Instant::now() + ACKNOWLEDGE;
         for (worker, gate) in self.gates.iter().enumerate() {
@@ -140,7 +269,19 @@ impl Node {
             }
         }
         // A sleeping worker still holds what it used last; it lets go when it wakes.
-        retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+        admin.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
         Ok(())
     }
+}
+
+/// Addresses that are at another device than before, at none, or at one for the first time.
+fn moved_addresses(old: &Endpoints, new: &Endpoints) -> Vec<Address> {
+    let device = |endpoints: &Endpoints, address: Address| {
+        endpoints.by_address(address).map(|e| (e.ifindex, e.quarantined))
+    };
+    let all = old.iter().chain(new.iter()).flat_map(|e| e.addresses.iter().copied());
+    let mut moved: Vec<Address> = all.filter(|a| device(old, *a) != device(new, *a)).collect();
+    moved.sort_unstable();
+    moved.dedup();
+    moved
 }

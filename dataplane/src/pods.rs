@@ -160,6 +160,11 @@ impl Pods {
         }
     }
 
+    /// True once the hooks go on every device at once.
+    pub fn is_enforcing(&self) -> bool {
+        self.enforcing
+    }
+
     /// True while some interface has no address yet, so that another scan is due soon.
     pub fn incomplete(&self) -> bool {
         self.bindings.iter().any(|b| b.addresses.is_empty())

@@ -22,7 +22,7 @@
 //! | 9 | flags | |
 //! | 10..12 | GSO size of the punted packet, 0 = none | big endian |
 //! | 12..14 | tag 0x88b5 | big endian |
-//! | 14..16 | reserved, carried back unchanged | native |
+//! | 14..16 | how many of its side's packets were punted before it, if counted | native |
 //!
 //! Invariant: a [`Shim`] value always carries a known direction; reading checks
 //! length, tag and direction and cannot panic.
@@ -79,6 +79,9 @@ impl ShimFlags {
     /// The verdict covers the second hook of a node-local packet as well: the mark may
     /// be carried on to it.
     pub const COVERS_BOTH: Self = Self(1);
+    /// The steering program found the packet's flow and counted the packet there:
+    /// [`Shim::sequence`] is valid.
+    pub const COUNTED: Self = Self(2);
 
     /// Flags from the wire byte.
     pub const fn from_bits(bits: u8) -> Self {
@@ -148,14 +151,15 @@ pub struct Shim {
     pub flags: ShimFlags,
     /// GSO segment size in bytes, 0 if the packet is a single segment.
     pub gso: u16,
-    /// Reserved; carried back unchanged.
-    pub reserved: u16,
+    /// How many packets of its side were punted before it, modulo 2^16; carried back
+    /// unchanged, so that the hook knows which have come back.
+    pub sequence: u16,
 }
 
 impl Shim {
     /// A shim for a packet at one hook, as the steering program builds it.
     pub const fn new(ifindex: u32, direction: Direction) -> Self {
-        Self { ifindex, worker: 0, direction, flags: ShimFlags(0), gso: 0, reserved: 0 }
+        Self { ifindex, worker: 0, direction, flags: ShimFlags(0), gso: 0, sequence: 0 }
     }
 
     /// Decodes 16 bytes.
@@ -175,7 +179,7 @@ impl Shim {
             direction,
             flags: ShimFlags(b[9]),
             gso: u16::from_be_bytes([b[10], b[11]]),
-            reserved: u16::from_ne_bytes([b[14], b[15]]),
+            sequence: u16::from_ne_bytes([b[14], b[15]]),
         })
     }
 
@@ -188,7 +192,7 @@ impl Shim {
         b[9] = self.flags.0;
         b[10..12].copy_from_slice(&self.gso.to_be_bytes());
         b[12..14].copy_from_slice(&SHIM_TAG.to_be_bytes());
-        b[14..16].copy_from_slice(&self.reserved.to_ne_bytes());
+        b[14..16].copy_from_slice(&self.sequence.to_ne_bytes());
         b
     }
 
@@ -260,13 +264,13 @@ mod tests {
 
     fn any_shim() -> impl Strategy<Value = Shim> {
         (any::<u32>(), any::<u32>(), any::<bool>(), any::<u8>(), any::<u16>(), any::<u16>())
-            .prop_map(|(ifindex, worker, to_pod, flags, gso, reserved)| Shim {
+            .prop_map(|(ifindex, worker, to_pod, flags, gso, sequence)| Shim {
                 ifindex,
                 worker,
                 direction: if to_pod { Direction::ToPod } else { Direction::FromPod },
                 flags: ShimFlags::from_bits(flags),
                 gso,
-                reserved,
+                sequence,
             })
     }
 

@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use weir_table::counters::{Counter, CounterBlock, Direction, Reason};
-use weir_table::flow::FlowTable;
+use weir_table::flow::{FlowTable, VerdictCache};
 use weir_table::mem::SharedWords;
+use weir_table::stamps::Stamps;
 
 use crate::clock;
 use crate::io::{IoStats, PacketIo};
@@ -35,6 +36,17 @@ const SLEEP: Duration = Duration::from_millis(100);
 /// How often a busy worker does its housekeeping.
 const HOUSEKEEPING_NS: u64 = 10_000_000;
 
+/// What workers share with each other and with the hooks.
+#[derive(Clone)]
+pub struct Tables {
+    /// The flow table.
+    pub flows: Arc<FlowTable<SharedWords>>,
+    /// Which verdicts are out of date.
+    pub stamps: Arc<Stamps<SharedWords>>,
+    /// Verdicts for the hooks; `None` if every packet comes to a worker.
+    pub verdicts: Option<Arc<VerdictCache<SharedWords>>>,
+}
+
 /// What a worker works with.
 pub struct Worker {
     /// Its number; also its queue.
@@ -43,8 +55,8 @@ pub struct Worker {
     pub node: Arc<Node>,
     /// The hooks' record, for the heartbeat.
     pub config: Arc<Config>,
-    /// The flow table shared by all workers.
-    pub flows: Arc<FlowTable<SharedWords>>,
+    /// The tables shared by all workers and the hooks.
+    pub tables: Tables,
     /// Its own counters.
     pub counters: CounterBlock<Arc<SharedWords>>,
     /// Set when the daemon stops.
@@ -76,7 +88,9 @@ impl Worker {
             let view = View {
                 classifier: state.classifier.as_deref(),
                 endpoints: &state.endpoints,
-                flows: &self.flows,
+                flows: &self.tables.flows,
+                stamps: &self.tables.stamps,
+                verdicts: self.tables.verdicts.as_deref(),
             };
             let now = clock::monotonic_ns();
             let received = io.burst(|frames| {

@@ -10,12 +10,12 @@ use std::time::Duration;
 use pcap_file::DataLink;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use support::frames::{self, ACK, SYN};
-use support::{HeapClassifier, HeapFlows, Matrix, ONE, REMOTE, Service, TWO, Tally};
+use support::{HeapClassifier, Matrix, ONE, REMOTE, Service, TWO, Tables, Tally};
 use weir_dataplane::endpoints::Endpoints;
 use weir_dataplane::io::PacketIo;
 use weir_dataplane::io::memory::{Faults, MemoryIo};
 use weir_dataplane::io::pcap::{PcapIo, PcapIoError};
-use weir_dataplane::pipeline::{Pipeline, View};
+use weir_dataplane::pipeline::Pipeline;
 use weir_dataplane::shim::{Direction, Shim};
 use weir_table::addr::Address;
 use weir_table::counters::{Counter, Reason};
@@ -29,7 +29,7 @@ struct Worker {
     pipeline: Pipeline,
     classifier: HeapClassifier,
     endpoints: Endpoints,
-    flows: HeapFlows,
+    tables: Tables,
     tally: Tally,
 }
 
@@ -39,17 +39,13 @@ impl Worker {
             pipeline: Pipeline::new(0, 1),
             classifier: matrix.classifier(1),
             endpoints: support::two_endpoints(),
-            flows: support::flow_table(),
+            tables: Tables::new(),
             tally: Tally::new(),
         }
     }
 
     fn burst(&mut self, io: &mut impl PacketIo, now: Duration) -> usize {
-        let view = View {
-            classifier: Some(&self.classifier),
-            endpoints: &self.endpoints,
-            flows: &self.flows,
-        };
+        let view = self.tables.view(Some(&self.classifier), &self.endpoints);
         let now = now.as_nanos() as u64;
         io.burst(|burst| self.pipeline.process(burst, &view, now, &self.tally.block)).unwrap()
     }
@@ -205,7 +201,7 @@ fn the_device_of_a_capture_decides_the_hook() {
     replay(&mut worker, input, 12);
     assert_eq!(worker.tally.get(Counter::PassedIngress), 1);
     assert_eq!(worker.tally.get(Counter::PassedEgress), 1);
-    assert_eq!(worker.flows.iter().count(), 1);
+    assert_eq!(worker.tables.flows.iter().count(), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod support;
 use support::frames::{self, ACK, FIN, RST, SYN};
 use support::node::Did::{Drop, Pass, PassBoth};
 use support::node::{NO_WAY_BACK, Node, ip, request, response};
-use support::{Matrix, ONE, REMOTE, Service, TWO};
+use support::{Matrix, ONE, REMOTE, Service, TWO, Tables};
 use weir_dataplane::endpoints::EndpointsBuilder;
 use weir_dataplane::shim::Direction::{FromPod, ToPod};
 use weir_table::counters::{Counter, Reason};
@@ -27,7 +27,7 @@ fn a_connection_between_two_pods_of_the_node_needs_one_verdict() {
     assert_eq!(node.tally.get(Counter::PassedEgress), 3);
     assert_eq!(node.tally.drops(), []);
 
-    let [flow] = node.flows.iter().collect::<Vec<_>>()[..] else { panic!() };
+    let [flow] = node.tables.flows.iter().collect::<Vec<_>>()[..] else { panic!() };
     assert_eq!(flow.state(), FlowState::Established);
     assert_eq!((flow.source(), flow.destination()), ((ip(ONE), 4000), (ip(TWO), 80)));
     assert_eq!(flow.ifindex[flow.initiator.index()], 11);
@@ -39,7 +39,7 @@ fn replies_pass_though_nothing_may_be_opened_that_way() {
     let mut node = Node::new(NO_WAY_BACK);
     assert_eq!(node.punt(12, FromPod, &response(SYN)), Drop(Reason::PolicyIngress));
     assert_eq!(node.punt(12, FromPod, &response(ACK)), Drop(Reason::PolicyIngress));
-    assert_eq!(node.flows.iter().count(), 0, "a denied flow leaves no entry");
+    assert_eq!(node.tables.flows.iter().count(), 0, "a denied flow leaves no entry");
     assert_eq!(node.punt(11, FromPod, &request(SYN)), PassBoth);
     assert_eq!(node.punt(12, FromPod, &response(SYN | ACK)), PassBoth);
 
@@ -84,7 +84,7 @@ fn a_policy_change_cuts_an_open_connection_at_both_ends_and_can_restore_it() {
     }
     assert_eq!(node.tally.get(Counter::FlowsCut), 1);
     assert_eq!(node.tally.get(Counter::DecisionsDenied), 1, "judged once, not per packet");
-    assert_eq!(node.flows.iter().next().unwrap().state(), FlowState::Denied);
+    assert_eq!(node.tables.flows.iter().next().unwrap().state(), FlowState::Denied);
     // But it may open one of its own on the same ports: a SYN leaves no doubt.
     let mut other = Node::new(Matrix::OPEN);
     other.punt(11, FromPod, &request(SYN));
@@ -95,7 +95,7 @@ fn a_policy_change_cuts_an_open_connection_at_both_ends_and_can_restore_it() {
     node.publish(Matrix::OPEN);
     assert_eq!(node.punt(12, FromPod, &response(ACK)), PassBoth);
     assert_eq!(node.punt(11, FromPod, &request(ACK)), PassBoth);
-    let flow = node.flows.iter().next().unwrap();
+    let flow = node.tables.flows.iter().next().unwrap();
     assert_eq!(flow.source(), (ip(ONE), 4000), "the orientation is the first one");
     assert_eq!(flow.state(), FlowState::Established);
 }
@@ -120,7 +120,7 @@ fn a_port_used_again_is_judged_again() {
         assert_eq!(node.tally.get(Counter::FlowMisses), 1);
         assert_eq!(node.punt(11, FromPod, &request(SYN)), PassBoth);
         assert_eq!(node.tally.get(Counter::FlowMisses), 2, "after {end:#x}");
-        assert_eq!(node.flows.iter().next().unwrap().state(), FlowState::Opening);
+        assert_eq!(node.tables.flows.iter().next().unwrap().state(), FlowState::Opening);
     }
     // A repeated SYN is no new connection.
     let mut node = Node::new(Matrix::OPEN);
@@ -171,7 +171,7 @@ fn an_address_given_to_a_new_pod_does_not_inherit_flows() {
 
 #[test]
 fn a_full_table_is_judged_packet_by_packet_and_never_open() {
-    let mut node = Node::with_flows(NO_WAY_BACK, support::sized_flow_table(4));
+    let mut node = Node::with_tables(NO_WAY_BACK, Tables::sized(4));
     for port in 0..4000 {
         let request = frames::udp((ip(ONE), port), (ip(TWO), 53));
         let answer = frames::udp((ip(TWO), 53), (ip(ONE), port));
@@ -194,10 +194,10 @@ fn silent_flows_are_forgotten_and_counted() {
     }
     node.seconds += 29;
     node.expire();
-    assert_eq!(node.flows.iter().count(), 50);
+    assert_eq!(node.tables.flows.iter().count(), 50);
     node.seconds += 2;
     node.expire();
-    assert_eq!(node.flows.iter().count(), 0);
+    assert_eq!(node.tables.flows.iter().count(), 0);
     assert_eq!(node.tally.get(Counter::FlowsExpired), 50);
 }
 
@@ -207,7 +207,7 @@ fn what_each_side_sent_is_kept_apart() {
     node.punt(11, FromPod, &request(SYN));
     node.punt(12, FromPod, &response(SYN | ACK));
     node.punt(11, FromPod, &request(FIN | ACK));
-    let flow = node.flows.iter().next().unwrap();
+    let flow = node.tables.flows.iter().next().unwrap();
     let client = if flow.key.end(Side::Lo) == (ip(ONE), 4000) { Side::Lo } else { Side::Hi };
     assert_eq!(flow.initiator, client);
     assert_eq!(flow.seen.from(client) & (SYN | FIN | ACK), SYN | FIN | ACK);

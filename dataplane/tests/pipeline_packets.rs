@@ -41,7 +41,7 @@ fn what_is_wrong_with_a_frame_is_counted_under_its_name() {
     }
     assert_eq!(node.raw(&mut []), Drop(Reason::BadShim));
     assert_eq!(node.raw(&mut good.clone()), Drop(Reason::BadShim));
-    assert_eq!(node.flows.iter().count(), 0);
+    assert_eq!(node.tables.flows.iter().count(), 0);
 
     node.classifier = None;
     assert_eq!(node.punt(11, FromPod, &good), Drop(Reason::NoTable));
@@ -95,7 +95,7 @@ fn groups_are_judged_at_every_hook_by_itself() {
     assert_eq!(node.punt(12, ToPod, &packet), Drop(Reason::PolicyIngress));
     let broadcast = frames::udp((ip(REMOTE), 5353), ("255.255.255.255".parse().unwrap(), 5353));
     assert_eq!(node.punt(11, ToPod, &broadcast), Pass);
-    assert_eq!(node.flows.iter().count(), 0, "and never remembered");
+    assert_eq!(node.tables.flows.iter().count(), 0, "and never remembered");
     let mut node = Node::new(Matrix::OPEN.deny_egress(ONE, OUTSIDE, Service::OtherUdp));
     assert_eq!(node.punt(11, FromPod, &packet), Drop(Reason::PolicyEgress));
 }

@@ -12,6 +12,7 @@ use crate::live::{self, Places};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Policy and rule are those of the present table; for ICMP the ports are the echo identifier.\n\
+BY says who decides the flow's packets at present; GEN 0: the flow is to be judged again.\n\
 Exit code: 0 listed, 2 no dataplane has run here.")]
 pub(super) struct Args {
     #[command(flatten)]
@@ -25,7 +26,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     let view = live::flow_view(&args.places)?;
     let classifier = live::generation(&args.places)?;
     let now = Tick::from_nanos(live::monotonic_ns());
-    let rows = rows(&view, classifier.as_ref(), now);
+    let rows = rows(&view, &live::validity(&args.places)?, classifier.as_ref(), now);
     let mut out = BufWriter::new(std::io::stdout().lock());
     match args.output {
         Output::Json => {
@@ -41,8 +42,9 @@ pub(super) fn run(args: &Args) -> Result<u8> {
 }
 
 fn table(rows: &[FlowRow], out: &mut impl Write) -> std::io::Result<()> {
-    let header = ["PROTO", "SOURCE", "DESTINATION", "STATE", "VERDICT", "GEN", "IDLE", "RULE"]
-        .map(str::to_owned);
+    let header =
+        ["PROTO", "SOURCE", "DESTINATION", "STATE", "VERDICT", "BY", "GEN", "IDLE", "RULE"]
+            .map(str::to_owned);
     let mut lines = vec![header];
     for row in rows {
         let rule = match (&row.policy, &row.rule) {
@@ -56,12 +58,13 @@ fn table(rows: &[FlowRow], out: &mut impl Write) -> std::io::Result<()> {
             end(&row.dst, row.dport),
             row.state.to_owned(),
             row.verdict.to_owned(),
+            if row.offloaded { "kernel" } else { "worker" }.to_owned(),
             row.generation.to_string(),
             format!("{}s", row.idle_seconds),
             rule,
         ]);
     }
-    let widths: [usize; 8] =
+    let widths: [usize; 9] =
         std::array::from_fn(|i| lines.iter().map(|line| line[i].len()).max().unwrap_or(0));
     for line in &lines {
         let cells: Vec<String> =

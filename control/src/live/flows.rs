@@ -1,9 +1,10 @@
 //! `weir flows`: the flow table, each flow with the rule that lets it pass.
 
 use serde::Serialize;
-use weir_table::classify::{Classifier, Connection, stamp_generation};
-use weir_table::flow::{Flow, FlowView, Tick};
+use weir_table::classify::{Classifier, Connection};
+use weir_table::flow::{Flow, FlowView, Side, Tick};
 use weir_table::mem::Words;
+use weir_table::stamps::Stamps;
 
 use crate::eval::{SideAnswer, answers, word};
 use crate::explain::protocol_name;
@@ -25,8 +26,7 @@ pub struct FlowRow {
     pub state: &'static str,
     /// `allow`, or `deny` for one that a change of policy has cut.
     pub verdict: &'static str,
-    /// Whether its packets stay in the kernel. In this version every packet of a policed pod
-    /// passes user space.
+    /// Whether the kernel decides its packets by itself at present.
     pub offloaded: bool,
     /// The policy that decides for the destination, else for the source, by the present table.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,27 +34,40 @@ pub struct FlowRow {
     /// Its rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// The generation (lower 32 bits) under which it was judged last.
-    pub generation: u32,
+    /// The generation under which its verdict holds; 0 if the flow is to be judged again.
+    pub generation: u64,
     /// Seconds since its last packet.
     pub idle_seconds: u64,
 }
 
+/// What says whether a flow's verdict holds, and who applies it.
+#[derive(Debug)]
+pub struct Validity<W> {
+    /// Which verdicts are out of date.
+    pub stamps: Stamps<W>,
+    /// Whether decided flows stay in the kernel.
+    pub offload: bool,
+}
+
 /// Every flow whose time is not over, by the present table if there is one.
-pub fn rows<W: Words, B: AsRef<[u8]>, V: Words>(
+pub fn rows<W: Words, B: AsRef<[u8]>, V: Words, S: Words>(
     flows: &FlowView<W>,
+    validity: &Validity<S>,
     classifier: Option<&Classifier<B, V>>,
     now: Tick,
 ) -> Vec<FlowRow> {
     let live = flows.iter().filter(|flow| !flow.is_expired(now));
-    live.map(|flow| row(&flow, classifier, now)).collect()
+    live.map(|flow| row(&flow, validity, classifier, now)).collect()
 }
 
-fn row<B: AsRef<[u8]>, W: Words>(
+fn row<B: AsRef<[u8]>, W: Words, S: Words>(
     flow: &Flow,
+    validity: &Validity<S>,
     classifier: Option<&Classifier<B, W>>,
     now: Tick,
 ) -> FlowRow {
+    let holds = validity.stamps.hold(flow.stamps);
+    let is_out = [Side::Lo, Side::Hi].iter().any(|side| flow.counts.is_held(*side));
     let ((src, sport), (dst, dport)) = (flow.source(), flow.destination());
     let protocol = flow.key.protocol();
     let has_ports = matches!(protocol, 6 | 17 | 132);
@@ -73,10 +86,10 @@ fn row<B: AsRef<[u8]>, W: Words>(
         dport,
         state: flow.state().as_str(),
         verdict: word(!flow.denied),
-        offloaded: false,
+        offloaded: validity.offload && holds && !is_out,
         policy: decided.as_ref().and_then(|side| side.policy.clone()),
         rule: decided.and_then(|side| side.rule),
-        generation: stamp_generation(flow.stamp),
+        generation: classifier.filter(|_| holds).map_or(0, Classifier::generation),
         idle_seconds: u64::from(now.since(flow.last_seen)) / one_second,
     }
 }
@@ -122,7 +135,11 @@ spec: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}
         let v4 = Arc::new(SharedWords::heap(v4_words(64)));
         let v6 = Arc::new(SharedWords::heap(v6_words(64)));
         let key = HashKey::from_words(std::array::from_fn::<u64, HASH_KEY_WORDS, _>(|i| i as u64));
-        let table = FlowTable::new(Arc::clone(&v4), Arc::clone(&v6), key).unwrap();
+        let table = FlowTable::new(Arc::clone(&v4), Arc::clone(&v6), key.clone()).unwrap();
+        let validity = Validity {
+            stamps: Stamps::new(SharedWords::heap(1 << 16), key).unwrap(),
+            offload: true,
+        };
         let now = Tick(1000);
         let address = |text: &str| text.parse::<Address>().unwrap();
         for (src, sport, dst, dport, protocol) in [
@@ -132,12 +149,15 @@ spec: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}
         ] {
             let (key, initiator) =
                 FlowKey::new((address(src), sport), (address(dst), dport), protocol);
-            let stamp = 5 << 32;
-            let flow = NewFlow { initiator, tcp_flags: 2, ifindex: [0, 3], stamp };
+            let stamps = [key.end(Side::Lo), key.end(Side::Hi)]
+                .map(|(address, _)| validity.stamps.of(address));
+            let hold = protocol == 17;
+            let flow = NewFlow { initiator, tcp_flags: 2, ifindex: [0, 3], stamps, hold };
             table.insert(&key, table.hash(&key), &flow, now).unwrap();
         }
         let view = FlowView::new(v4, v6).unwrap();
-        let mut rows = rows(&view, Some(&offline.classifier), now.plus(Tick::in_seconds(2)));
+        let later = now.plus(Tick::in_seconds(2));
+        let mut rows = rows(&view, &validity, Some(&offline.classifier), later);
         rows.sort_by(|a, b| a.protocol.cmp(&b.protocol));
         let text: Vec<String> =
             rows.iter().map(|row| serde_json::to_string(row).unwrap()).collect();
@@ -145,12 +165,17 @@ spec: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}
         assert!(text[0].contains(r#""protocol":"ICMPv6""#), "{}", text[0]);
         assert_eq!(
             text[1],
-            r#"{"src":"192.0.2.7","dst":"10.0.0.1","protocol":"TCP","sport":40000,"dport":80,"state":"opening","verdict":"allow","offloaded":false,"policy":"shop/web","rule":"spec.ingress[0]","generation":5,"idle_seconds":2}"#
+            r#"{"src":"192.0.2.7","dst":"10.0.0.1","protocol":"TCP","sport":40000,"dport":80,"state":"opening","verdict":"allow","offloaded":true,"policy":"shop/web","rule":"spec.ingress[0]","generation":1,"idle_seconds":2}"#
         );
         assert!(!text[2].contains("policy"), "{}", text[2]);
         assert!(
-            super::rows(&view, Some(&offline.classifier), now.plus(Tick::in_seconds(7200)))
-                .is_empty()
+            super::rows(
+                &view,
+                &validity,
+                Some(&offline.classifier),
+                now.plus(Tick::in_seconds(7200))
+            )
+            .is_empty()
         );
     }
 }

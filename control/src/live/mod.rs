@@ -26,9 +26,10 @@ use serde::{Deserialize, Serialize};
 use weir_table::abi;
 use weir_table::classify::MappedClassifier;
 use weir_table::counters::{Counters, CountersError};
-use weir_table::flow::{FlowTableError, FlowView};
+use weir_table::flow::{FlowTableError, FlowView, HashKey};
 use weir_table::mem::{Access, MapError, SharedWords, Words};
 use weir_table::saved::{self, SavedError};
+use weir_table::stamps::{Stamps, StampsSize};
 
 /// Why the running node cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,9 @@ pub enum LiveError {
     /// The flow table is not readable.
     #[error(transparent)]
     Flows(#[from] FlowTableError),
+    /// The validity stamps are not readable.
+    #[error(transparent)]
+    Stamps(#[from] StampsSize),
     /// The saved generation is not readable.
     #[error(transparent)]
     Saved(#[from] SavedError),
@@ -136,6 +140,18 @@ pub fn counters(places: &Places) -> Result<Counters<SharedWords>, LiveError> {
 /// [`LiveError`] if no dataplane has run here.
 pub fn flow_view(places: &Places) -> Result<FlowView<SharedWords>, LiveError> {
     Ok(FlowView::new(map_pin(places, "weir_flows4")?, map_pin(places, "weir_flows6")?)?)
+}
+
+/// Which verdicts hold, and who applies them.
+///
+/// # Errors
+/// [`LiveError`] if no dataplane has run here.
+pub fn validity(places: &Places) -> Result<flows::Validity<SharedWords>, LiveError> {
+    let config = map_pin(places, "weir_config")?;
+    let word = |index: usize| config.words().get(index).map_or(0, |w| w.load(Ordering::Acquire));
+    let key = HashKey::from_words(std::array::from_fn(word));
+    let stamps = Stamps::new(map_pin(places, "weir_stamps")?, key)?;
+    Ok(flows::Validity { stamps, offload: word(abi::CONFIG_OFFLOAD as usize) != 0 })
 }
 
 /// The steering counters by name, summed over CPUs.
@@ -281,7 +297,7 @@ mod tests {
 
     #[test]
     fn names_come_from_the_header() {
-        assert_eq!(abi::STEERING_COUNTERS[0], "punted");
+        assert_eq!(abi::STEERING_COUNTERS[0], "hit");
         assert!(abi::STEERING_COUNTERS.contains(&"drop_no_worker"));
     }
 }

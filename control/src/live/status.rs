@@ -121,7 +121,8 @@ impl Status {
             .map(|(direction, reason)| Drops {
                 direction: direction.as_str(),
                 reason: reason.as_str(),
-                packets: counters.total_drops(direction, reason),
+                packets: counters.total_drops(direction, reason)
+                    + dropped_by_hooks(&sources.steering, direction, reason),
             })
             .filter(|drops| drops.packets > 0)
             .collect();
@@ -230,6 +231,17 @@ fn print_counts(out: &mut impl Write, counts: &BTreeMap<&'static str, u64>) -> i
         writeln!(out, "  {name:<28} {count}")?;
     }
     Ok(())
+}
+
+/// Packets that the hooks dropped by a cached verdict, for the reason for which a worker
+/// would have.
+fn dropped_by_hooks(steering: &[(&'static str, u64)], direction: Direction, reason: Reason) -> u64 {
+    let name = match (direction, reason) {
+        (Direction::Egress, Reason::PolicyEgress) => "drop_egress",
+        (Direction::Ingress, Reason::PolicyIngress) => "drop_ingress",
+        _ => return 0,
+    };
+    steering.iter().find(|(counter, _)| *counter == name).map_or(0, |(_, packets)| *packets)
 }
 
 #[cfg(test)]

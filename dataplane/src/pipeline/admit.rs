@@ -13,7 +13,7 @@ use weir_table::mem::Words;
 use super::View;
 use crate::endpoints::{Endpoint, Endpoints};
 use crate::parse::{self, FiveTuple, Fragment, FragmentId, Packet, ParseError, Transport};
-use crate::shim::{Direction, SHIM_LEN, Shim};
+use crate::shim::{Direction, SHIM_LEN, Shim, ShimFlags};
 
 /// A frame that goes no further.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ pub(super) struct FlowPacket {
     pub opens: bool,
     /// A reset: ends connections, never begins one.
     pub resets: bool,
+    /// The steering program counted it in the entry of its flow.
+    pub counted: bool,
     first_fragment: Option<FragmentOf>,
 }
 
@@ -128,7 +130,8 @@ fn at_hook<B, W: Words>(
         ParseError::UnsupportedEtherType(_) => Reason::UnsupportedL3,
         _ => Reason::Malformed,
     })?;
-    let hook = Hook { endpoint, direction: shim.direction, view };
+    let counted = shim.flags.contains(ShimFlags::COUNTED);
+    let hook = Hook { endpoint, direction: shim.direction, counted, view };
     hook.check_addresses(&packet.tuple)?;
     hook.classify(&packet)
 }
@@ -137,6 +140,7 @@ fn at_hook<B, W: Words>(
 struct Hook<'a, 'v, B, W> {
     endpoint: &'a Endpoint,
     direction: Direction,
+    counted: bool,
     view: &'a View<'v, B, W>,
 }
 
@@ -195,6 +199,7 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
             tcp_flags: 0,
             opens: false,
             resets: false,
+            counted: self.counted,
             first_fragment: None,
         })
     }

@@ -24,23 +24,24 @@
 use weir_table::classify::{Classifier, Connection};
 use weir_table::counters::{Counter, CounterBlock, Reason};
 use weir_table::flow::layout::{SEEN_FIN, SEEN_RST};
-use weir_table::flow::{Flow, FlowRef, FlowTable, NewFlow, Side, TableFull, Tick};
+use weir_table::flow::{Flow, FlowKey, FlowRef, FlowTable, NewFlow, Side, TableFull, Tick};
 use weir_table::mem::Words;
+use weir_table::stamps::Stamps;
 
-use super::Outcome;
 use super::admit::{FlowPacket, GroupPacket, RelatedError};
 use super::judge::{self, Halves};
+use super::offload::Offload;
+use super::{Outcome, View};
 use crate::shim::Direction;
 
 /// Conntrack during one burst.
 pub(super) struct Conntrack<'a, B, W, C> {
     classifier: &'a Classifier<B, W>,
     flows: &'a FlowTable<W>,
+    stamps: &'a Stamps<W>,
+    offload: Offload<'a, W>,
     counters: &'a CounterBlock<C>,
     now: Tick,
-    /// Loaded before any verdict of the burst is asked for: a change in between leaves
-    /// the stamp stale, never the verdict.
-    stamp: u64,
 }
 
 /// How an entry of the packet's key relates to the packet.
@@ -56,16 +57,20 @@ enum Standing {
 impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     pub fn new(
         classifier: &'a Classifier<B, W>,
-        flows: &'a FlowTable<W>,
+        view: &View<'a, B, W>,
         counters: &'a CounterBlock<C>,
         now: Tick,
     ) -> Self {
-        Self { classifier, flows, counters, now, stamp: classifier.stamp() }
+        let &View { flows, stamps, verdicts, .. } = view;
+        let offload = Offload::new(flows, stamps, verdicts);
+        Self { classifier, flows, stamps, offload, counters, now }
     }
 
-    /// The state of the policies that this burst is judged under.
-    pub fn stamp(&self) -> u64 {
-        self.stamp
+    /// The stamps of both sides. To be loaded before the verdict that they are to stamp is
+    /// asked for: then a change in between leaves the stamps stale, never the verdict.
+    #[inline]
+    pub fn stamps_of(&self, key: &FlowKey) -> [u64; 2] {
+        [Side::Lo, Side::Hi].map(|side| self.stamps.of(key.end(side).0))
     }
 
     /// Decides a packet by its flow.
@@ -73,7 +78,11 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         let Some((entry, flow)) = self.flows.lookup(&packet.key, packet.hash) else {
             return self.open(packet);
         };
-        match self.standing(&flow, packet) {
+        let standing = self.standing(&flow, packet);
+        if !matches!(standing, Standing::Foreign) {
+            self.offload.keep_order(entry, packet);
+        }
+        match standing {
             Standing::Foreign => {
                 self.flows.delete(entry);
                 self.open(packet)
@@ -130,7 +139,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         let moved = |was: u32, is: u32| was != 0 && is != 0 && was != is;
         if moved(lo, now_lo) || moved(hi, now_hi) || flow.is_expired(self.now) {
             Standing::Foreign
-        } else if flow.stamp == self.stamp && flow.ifindex == packet.ifindex {
+        } else if flow.ifindex == packet.ifindex && self.stamps.hold(flow.stamps) {
             Standing::Current
         } else {
             Standing::Stale
@@ -143,21 +152,24 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         self.counters.add(Counter::FlowMisses, 1);
         let initiator = packet.sender;
         let connection = judge::connection(&packet.key, initiator);
-        if let Err(reason) = self.judge(&connection, Halves::of(initiator, packet.ifindex)) {
-            return Outcome::Drop(reason);
-        }
-        if !packet.resets {
-            self.enter(packet);
+        let stamps = self.stamps_of(&packet.key);
+        let verdict = self.judge(&connection, Halves::of(initiator, packet.ifindex));
+        self.offload.remember(packet, &connection, verdict, stamps, self.now);
+        match verdict {
+            Err(reason) => return Outcome::Drop(reason),
+            Ok(()) if packet.resets => {}
+            Ok(()) => self.enter(packet, stamps),
         }
         pass(packet)
     }
 
-    fn enter(&self, packet: &FlowPacket) {
+    fn enter(&self, packet: &FlowPacket, stamps: [u64; 2]) {
         let new = NewFlow {
             initiator: packet.sender,
             tcp_flags: packet.tcp_flags,
             ifindex: packet.ifindex,
-            stamp: self.stamp,
+            stamps,
+            hold: !packet.opens,
         };
         match self.flows.insert(&packet.key, packet.hash, &new, self.now) {
             Ok(inserted) => {
@@ -181,12 +193,13 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     ) -> (Option<FlowRef>, Outcome) {
         self.counters.add(Counter::FlowsRejudged, 1);
         let connection = judge::connection(&flow.key, flow.initiator);
+        let stamps = self.stamps_of(&flow.key);
         let verdict = self.judge(&connection, Halves::of(flow.initiator, packet.ifindex));
         let denied = verdict.is_err();
         if denied && !flow.denied {
             self.counters.add(Counter::FlowsCut, 1);
         }
-        let entry = self.flows.rejudge(entry, denied, self.stamp, packet.ifindex);
+        let entry = self.flows.rejudge(entry, denied, stamps, packet.ifindex);
         let outcome = if denied { Outcome::Drop(Reason::FlowCut) } else { pass(packet) };
         (entry, outcome)
     }

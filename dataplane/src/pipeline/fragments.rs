@@ -6,8 +6,8 @@
 //! sender's transport repairs that, guessing would not be repairable.
 //!
 //! The memory is small and fixed: [`SETS`] sets of [`WAYS`] places, the oldest gives way.
-//! What is remembered holds at one hook, for [`LIFETIME`], and under one state of the
-//! policies.
+//! What is remembered holds at one hook, for [`LIFETIME`], and as long as the stamps of
+//! both ends do not change.
 #![forbid(unsafe_code)]
 
 use weir_table::counters::Reason;
@@ -34,7 +34,7 @@ struct Memory {
     hook: HookId,
     key: FlowKey,
     outcome: Outcome,
-    stamp: u64,
+    stamps: [u64; 2],
     since: Tick,
 }
 
@@ -61,7 +61,7 @@ impl FragmentCache {
         hook: HookId,
         fragment: &FragmentOf,
         outcome: Outcome,
-        stamp: u64,
+        stamps: [u64; 2],
         now: Tick,
     ) {
         let Some(set) = self.set(fragment) else { return };
@@ -71,7 +71,7 @@ impl FragmentCache {
             Some(m) => u64::from(now.since(m.since)),
         });
         if let Some(place) = place {
-            *place = Some(Memory { hook, key: fragment.key, outcome, stamp, since: now });
+            *place = Some(Memory { hook, key: fragment.key, outcome, stamps, since: now });
         }
     }
 
@@ -80,14 +80,14 @@ impl FragmentCache {
         &mut self,
         hook: HookId,
         fragment: &FragmentOf,
-        stamp: u64,
+        stamps: [u64; 2],
         now: Tick,
     ) -> Outcome {
         let known = self.set(fragment).and_then(|set| {
             set.iter().flatten().find(|m| {
                 m.hook == hook
                     && m.key == fragment.key
-                    && m.stamp == stamp
+                    && m.stamps == stamps
                     && now.since(m.since) <= LIFETIME
             })
         });

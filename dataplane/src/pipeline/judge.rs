@@ -17,7 +17,7 @@ use crate::parse::protocol;
 
 /// The halves to be asked. At a hook at least one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Halves {
+pub(crate) struct Halves {
     pub egress: bool,
     pub ingress: bool,
 }
@@ -34,7 +34,7 @@ impl Halves {
 }
 
 /// The connection of a flow as its initiator sees it.
-pub(super) fn connection(key: &FlowKey, initiator: Side) -> Connection {
+pub(crate) fn connection(key: &FlowKey, initiator: Side) -> Connection {
     let (src, _) = key.end(initiator);
     let (dst, dport) = key.end(initiator.other());
     describe(src, dst, key.protocol(), dport)
@@ -49,7 +49,7 @@ pub(super) fn describe(src: Address, dst: Address, protocol: u8, dport: u16) -> 
 /// Asks the policy. `Err` says which half denied, or that an end of this node has no
 /// policy yet.
 #[inline]
-pub(super) fn judge<B: AsRef<[u8]>, W: Words>(
+pub(crate) fn judge<B: AsRef<[u8]>, W: Words>(
     classifier: &Classifier<B, W>,
     connection: &Connection,
     halves: Halves,

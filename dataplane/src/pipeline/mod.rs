@@ -21,6 +21,7 @@
 //! | `admit.rs` | the packet at its hook: endpoint, spoofing, quarantine |
 //! | `conntrack.rs` | the flow: hit, stale, new, cut; ICMP errors |
 //! | `judge.rs` | which halves of the policy this node has to ask |
+//! | `offload.rs` | what the steering program is told: new flows, verdicts |
 //! | `fragments.rs` | fragments follow their first |
 //!
 //! Invariants: a frame is accepted only by a verdict that covers its hook; whatever is
@@ -30,12 +31,14 @@
 mod admit;
 mod conntrack;
 mod fragments;
-mod judge;
+pub(crate) mod judge;
+mod offload;
 
 use weir_table::classify::Classifier;
 use weir_table::counters::{self, Counter, CounterBlock, Reason};
-use weir_table::flow::{ExpiryCursor, FlowTable, Tick};
+use weir_table::flow::{ExpiryCursor, FlowTable, Tick, VerdictCache};
 use weir_table::mem::{Mapping, SharedWords, Words};
+use weir_table::stamps::Stamps;
 
 use crate::endpoints::Endpoints;
 use crate::frame::Frame;
@@ -58,8 +61,12 @@ pub struct View<'a, B = Mapping, W = SharedWords> {
     pub classifier: Option<&'a Classifier<B, W>>,
     /// The endpoints of this node.
     pub endpoints: &'a Endpoints,
-    /// The flow table, shared with the other workers.
+    /// The flow table, shared with the other workers and the steering program.
     pub flows: &'a FlowTable<W>,
+    /// Which verdicts are out of date.
+    pub stamps: &'a Stamps<W>,
+    /// Verdicts for the steering program; `None` if every packet comes to the workers.
+    pub verdicts: Option<&'a VerdictCache<W>>,
 }
 
 /// What becomes of a packet.
@@ -168,7 +175,7 @@ impl Pipeline {
         counters: &CounterBlock<C>,
     ) {
         let Some(classifier) = view.classifier else { return };
-        let conntrack = Conntrack::new(classifier, view.flows, counters, now);
+        let conntrack = Conntrack::new(classifier, view, counters, now);
         for job in &mut self.jobs {
             let hook = (job.shim.ifindex, job.shim.direction);
             job.outcome = match &job.crossing {
@@ -176,11 +183,12 @@ impl Pipeline {
                 Crossing::Related(error) => conntrack.relate(error),
                 Crossing::Group(packet) => conntrack.deliver_to_group(packet),
                 Crossing::LaterFragment(fragment) => {
-                    self.fragments.recall(hook, fragment, conntrack.stamp(), now)
+                    self.fragments.recall(hook, fragment, conntrack.stamps_of(&fragment.key), now)
                 }
             };
             if let Some(fragment) = job.crossing.first_fragment() {
-                self.fragments.remember(hook, &fragment, job.outcome, conntrack.stamp(), now);
+                let stamps = conntrack.stamps_of(&fragment.key);
+                self.fragments.remember(hook, &fragment, job.outcome, stamps, now);
             }
         }
     }

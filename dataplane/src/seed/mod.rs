@@ -36,6 +36,7 @@
 #![forbid(unsafe_code)]
 
 mod ctnetlink;
+mod enter;
 
 #[cfg(test)]
 mod properties;
@@ -45,6 +46,8 @@ mod reading;
 mod recorded;
 #[cfg(test)]
 mod tests;
+
+pub use enter::{Entered, enter};
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;

@@ -12,6 +12,8 @@ pub use weir_table::abi::*;
 use weir_table::addr::Address;
 use weir_table::mem::{SharedWords, Words};
 
+use super::Sizes;
+
 /// The bits of `skb->mark` by which a hook knows a packet that a worker accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
@@ -62,6 +64,42 @@ impl std::fmt::Display for Mark {
 /// The secret that places flows in the table and packets on workers.
 pub type HashKeyWords = [u64; CONFIG_ABI_VERSION as usize];
 
+/// How many packets a device may send to the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PuntLimit {
+    /// Packets a second, steadily; at least 1.
+    pub rate: u32,
+    /// Packets at once, after a pause.
+    pub burst: u32,
+}
+
+impl PuntLimit {
+    /// A worker judges some 100,000 packets a second on a modest core, and half of that
+    /// is the most that one pod may ask for. What is already decided does not count.
+    pub const DEFAULT: Self = Self { rate: 50_000, burst: 25_000 };
+
+    fn interval_ns(self) -> u64 {
+        1_000_000_000 / u64::from(self.rate.max(1))
+    }
+}
+
+/// What does not change while a daemon runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Fixed {
+    /// Weir's bits of `skb->mark`.
+    pub mark: Mark,
+    /// Whether undecided packets pass while no worker serves.
+    pub fail_open: bool,
+    /// A worker that shows no sign of life for so long counts as dead.
+    pub heartbeat_timeout: Duration,
+    /// Whether decided flows stay in the kernel.
+    pub offload: bool,
+    /// `None`: no limit.
+    pub punt_limit: Option<PuntLimit>,
+    /// Entries of the two flow tables, powers of two.
+    pub flows: Sizes,
+}
+
 /// The daemon's view of `struct weir_config`, mapped from the pinned array.
 #[derive(Debug)]
 pub struct Config {
@@ -92,23 +130,26 @@ impl Config {
 
     /// Puts down what does not change while a daemon runs. A key that is there
     /// already is kept: flows in the table were placed by it.
-    pub fn init(
-        &self,
-        key: HashKeyWords,
-        mark: Mark,
-        fail_open: bool,
-        heartbeat_timeout: Duration,
-    ) {
+    pub fn init(&self, key: HashKeyWords, fixed: &Fixed) {
         if self.get(CONFIG_HASH_KEY) == 0 {
             for (word, value) in (CONFIG_HASH_KEY..).zip(key) {
                 self.set(word, value);
             }
         }
+        let &Fixed { mark, fail_open, heartbeat_timeout, offload, punt_limit, flows } = fixed;
         self.set(CONFIG_MARK_VALUE, mark.value.into());
         self.set(CONFIG_MARK_MASK, mark.mask.into());
         self.set(CONFIG_FAIL_OPEN, fail_open.into());
         let timeout = u64::try_from(heartbeat_timeout.as_nanos()).unwrap_or(u64::MAX);
         self.set(CONFIG_HEARTBEAT_TIMEOUT, timeout);
+        let buckets = |entries: u32| u64::from(entries / FLOW_BUCKET).saturating_sub(1);
+        self.set(CONFIG_FLOW4_MASK, buckets(flows.flows4));
+        self.set(CONFIG_FLOW6_MASK, buckets(flows.flows6));
+        let interval = punt_limit.map_or(0, PuntLimit::interval_ns);
+        let burst = punt_limit.map_or(0, |limit| limit.interval_ns() * u64::from(limit.burst));
+        self.set(CONFIG_PUNT_INTERVAL, interval);
+        self.set(CONFIG_PUNT_BURST, burst);
+        self.set(CONFIG_OFFLOAD, offload.into());
         self.set(CONFIG_ABI_VERSION, ABI_VERSION.into());
     }
 
@@ -158,7 +199,8 @@ mod tests {
         assert_eq!(SHIM_LEN, 16, "struct weir_shim is asserted to have 16 bytes in weir.h");
         assert_eq!(u32::from(ShimFlags::COVERS_BOTH.bits()), SHIM_COVERS_BOTH);
         assert_eq!(CONFIG_HEARTBEAT + MAX_WORKERS, CONFIG_WORDS);
-        assert_eq!(STEERING_COUNTERS.first(), Some(&"punted"));
+        assert_eq!(u32::from(ShimFlags::COUNTED.bits()), SHIM_COUNTED);
+        assert_eq!(STEERING_COUNTERS.first(), Some(&"hit"));
         assert_eq!(STEERING_COUNTERS.last(), Some(&"drop_no_config"));
     }
 
@@ -179,8 +221,19 @@ mod tests {
     fn a_key_survives_a_restart() {
         let config = Config::new(SharedWords::heap(CONFIG_WORDS as usize));
         assert_eq!(config.abi_version(), 0);
-        config.init([7; 12], Mark::DEFAULT, false, Duration::from_secs(2));
-        config.init([9; 12], Mark::DEFAULT, true, Duration::from_secs(2));
+        let fixed = Fixed {
+            mark: Mark::DEFAULT,
+            fail_open: false,
+            heartbeat_timeout: Duration::from_secs(2),
+            offload: true,
+            punt_limit: Some(PuntLimit { rate: 1000, burst: 5 }),
+            flows: Sizes { flows4: 64, flows6: 16 },
+        };
+        config.init([7; 12], &fixed);
+        config.init([9; 12], &Fixed { fail_open: true, ..fixed });
+        assert_eq!((config.get(CONFIG_FLOW4_MASK), config.get(CONFIG_FLOW6_MASK)), (31, 7));
+        assert_eq!(config.get(CONFIG_PUNT_INTERVAL), 1_000_000);
+        assert_eq!(config.get(CONFIG_PUNT_BURST), 5_000_000);
         assert_eq!(config.hash_key(), [7; 12]);
         assert_eq!(config.abi_version(), u64::from(ABI_VERSION));
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!  /sys/fs/bpf/weir/
 //!    weir_config  weir_steering  weir_*_addrs        what the hooks read and count
-//!    weir_counters  weir_flows4  weir_flows6         what the workers write
+//!    weir_counters  weir_flows*  weir_verdicts*      what the workers write
+//!    weir_stamps                                     what the admin side writes
 //!    links/<ifindex>_<direction>                     the tcx links on pods' veths
 //! ```
 //!
@@ -25,7 +26,9 @@ use aya::maps::{HashMap, Map, MapData, XskMap};
 use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
+use weir_table::flow::layout::{v4_words, v6_words};
 use weir_table::mem::{Access, SharedWords};
+use weir_table::stamps::STAMP_SLOTS;
 
 use abi::{CONFIG_WORDS, Config};
 
@@ -33,7 +36,7 @@ use abi::{CONFIG_WORDS, Config};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
 /// Maps that outlive the daemon.
-const PINNED: [&str; 7] = [
+const PINNED: [&str; 10] = [
     "weir_config",
     "weir_steering",
     "weir_node_addrs",
@@ -41,6 +44,9 @@ const PINNED: [&str; 7] = [
     "weir_counters",
     "weir_flows4",
     "weir_flows6",
+    "weir_verdicts4",
+    "weir_verdicts6",
+    "weir_stamps",
 ];
 
 /// Why steering could not be set up. Every message ends in what to do.
@@ -65,7 +71,7 @@ pub enum SteerError {
     },
     /// The kernel refused the object or one of its maps.
     #[error(
-        "the kernel does not take the steering program: {0}; weir-dataplane needs Linux 5.10 or \
+        "the kernel does not take the steering program: {0}; weir-dataplane needs Linux 5.15 or \
          newer with BPF, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or root)"
     )]
     Load(String),
@@ -130,6 +136,12 @@ pub struct SharedMaps {
     pub flows4: SharedWords,
     /// The IPv6 flow table.
     pub flows6: SharedWords,
+    /// The IPv4 half of the verdict cache.
+    pub verdicts4: SharedWords,
+    /// The IPv6 half of the verdict cache.
+    pub verdicts6: SharedWords,
+    /// The validity stamps.
+    pub stamps: SharedWords,
 }
 
 /// The loaded steering program.
@@ -170,8 +182,11 @@ impl Steering {
         Ok(SharedMaps {
             config: self.words("weir_config", CONFIG_WORDS as usize)?,
             counters: self.words("weir_counters", counters)?,
-            flows4: self.words("weir_flows4", sizes.flows4 as usize * 8)?,
-            flows6: self.words("weir_flows6", sizes.flows6 as usize * 16)?,
+            flows4: self.words("weir_flows4", v4_words(sizes.flows4 as usize))?,
+            flows6: self.words("weir_flows6", v6_words(sizes.flows6 as usize))?,
+            verdicts4: self.words("weir_verdicts4", v4_words(abi::VERDICTS4 as usize))?,
+            verdicts6: self.words("weir_verdicts6", v6_words(abi::VERDICTS6 as usize))?,
+            stamps: self.words("weir_stamps", STAMP_SLOTS)?,
         })
     }
 

@@ -7,6 +7,8 @@
 //! |---|---|---|
 //! | [`policy`] | sealed memfd, one a generation | control → workers, CLI |
 //! | [`addrmap`] | size-sealed memfd, one a generation | control → workers, CLI |
+//! | [`flow`] | mmapable BPF arrays | workers, steering program → both, CLI |
+//! | [`stamps`] | mmapable BPF array | dataplane's admin side → workers, steering program |
 //! | [`counters`] | mmapable BPF array | workers → CLI, metrics |
 //!
 //! Unsafe code is confined to [`mem`]; everything else works on `&[u8]` that
@@ -31,6 +33,7 @@ pub mod publish;
 pub mod saved;
 #[cfg(not(loom))]
 pub mod seal;
+pub mod stamps;
 pub mod sync;
 
 pub use addr::Address;

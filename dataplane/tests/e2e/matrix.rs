@@ -1,6 +1,6 @@
 //! The whole exercise in every combination of wiring, attachment, workers
-//! and family: what clients see, and proof from the counters that the packets
-//! went through the AF_XDP sockets.
+//! and family: what clients see, and proof from the counters of which way the
+//! packets went: through the AF_XDP sockets, or, once decided, through the kernel.
 
 use std::time::Duration;
 
@@ -56,11 +56,11 @@ const ASK_ONLY: &[Probe] = &[
     reaches("kurl", "web", Tcp),
 ];
 
-fn cell(cni: Cni, attach: &str, workers: usize) {
+fn cell(cni: Cni, attach: &str, workers: usize, offload: &str) {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(cni);
     let workers_option = workers.to_string();
-    let options = ["--attach", attach, "--workers", &workers_option];
+    let options = ["--attach", attach, "--workers", &workers_option, "--offload", offload];
     let mut weir = Weir::start(&lab, folder, &options);
     let before = weir.status();
 
@@ -94,7 +94,11 @@ fn cell(cni: Cni, attach: &str, workers: usize) {
     weir.withdraw("ask.yaml");
     expect(&mut weir, &lab, "all policies deleted", DEFAULT);
 
-    went_through_af_xdp(&weir, &before);
+    if offload == "on" {
+        went_through_the_kernel(&weir, &before);
+    } else {
+        went_through_af_xdp(&weir, &before);
+    }
     attached_as_told(&lab, attach);
     if workers > 1 {
         all_workers_work(&weir, &lab, workers);
@@ -121,6 +125,25 @@ fn went_through_af_xdp(weir: &Weir<'_>, before: &serde_json::Value) {
         let grown = count(&after, name) - count(before, name);
         assert!(grown >= least, "{name} grew by {grown}, not {least}\n{}", weir.words());
     }
+}
+
+/// The first packets of flows went through a worker, the others did not; and a hook that
+/// has heard of one connection opens the next like it by itself.
+fn went_through_the_kernel(weir: &Weir<'_>, before: &serde_json::Value) {
+    let after = weir.status();
+    let grown = |name| count(&after, name) - count(before, name);
+    for name in [
+        "steering.hit",
+        "steering.opened",
+        "steering.punted",
+        "steering.returned",
+        "counters.rx_frames",
+        "steering.drop_ingress",
+    ] {
+        assert!(grown(name) > 0, "{name} did not grow\n{}", weir.words());
+    }
+    assert!(grown("counters.rx_frames") <= grown("steering.punted"));
+    assert_eq!(grown("steering.drop_shim"), 0, "{}", weir.words());
 }
 
 /// clsact filters are listed by tc; tcx programs are not.
@@ -168,40 +191,60 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 #[test]
 fn bridge_tcx_one_worker() {
-    cell(Cni::Bridge, "tcx", 1);
+    cell(Cni::Bridge, "tcx", 1, "off");
 }
 
 #[test]
 fn bridge_tcx_two_workers() {
-    cell(Cni::Bridge, "tcx", 2);
+    cell(Cni::Bridge, "tcx", 2, "off");
+}
+
+#[test]
+fn bridge_tcx_two_workers_offload() {
+    cell(Cni::Bridge, "tcx", 2, "on");
 }
 
 #[test]
 fn bridge_clsact_one_worker() {
-    cell(Cni::Bridge, "clsact", 1);
+    cell(Cni::Bridge, "clsact", 1, "off");
+}
+
+#[test]
+fn bridge_clsact_one_worker_offload() {
+    cell(Cni::Bridge, "clsact", 1, "on");
 }
 
 #[test]
 fn bridge_clsact_two_workers() {
-    cell(Cni::Bridge, "clsact", 2);
+    cell(Cni::Bridge, "clsact", 2, "off");
 }
 
 #[test]
 fn ptp_tcx_one_worker() {
-    cell(Cni::Ptp, "tcx", 1);
+    cell(Cni::Ptp, "tcx", 1, "off");
 }
 
 #[test]
 fn ptp_tcx_two_workers() {
-    cell(Cni::Ptp, "tcx", 2);
+    cell(Cni::Ptp, "tcx", 2, "off");
+}
+
+#[test]
+fn ptp_tcx_two_workers_offload() {
+    cell(Cni::Ptp, "tcx", 2, "on");
 }
 
 #[test]
 fn ptp_clsact_one_worker() {
-    cell(Cni::Ptp, "clsact", 1);
+    cell(Cni::Ptp, "clsact", 1, "off");
+}
+
+#[test]
+fn ptp_clsact_one_worker_offload() {
+    cell(Cni::Ptp, "clsact", 1, "on");
 }
 
 #[test]
 fn ptp_clsact_two_workers() {
-    cell(Cni::Ptp, "clsact", 2);
+    cell(Cni::Ptp, "clsact", 2, "off");
 }

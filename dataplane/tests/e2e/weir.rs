@@ -29,7 +29,7 @@ impl<'a> Weir<'a> {
     /// Starts both and waits until the folder's first state is enforced.
     pub fn start(lab: &'a Lab, folder: PathBuf, options: &[&str]) -> Self {
         let mut dataplane = lab.enter("node", &binary("weir-dataplane"));
-        dataplane.args(["--offload", "off"]).args(options);
+        dataplane.args(options);
         let mut control = lab.enter("node", &binary("weir-control"));
         control.arg("--source").arg(format!("dir:{}", folder.display()));
         let dataplane = Self::spawn(lab, "weir-dataplane", dataplane);
@@ -50,7 +50,7 @@ impl<'a> Weir<'a> {
     /// Starts another dataplane, alone, and waits until it serves.
     pub fn start_dataplane(&mut self, options: &[&str]) {
         let mut dataplane = self.lab.enter("node", &binary("weir-dataplane"));
-        dataplane.args(["--offload", "off"]).args(options);
+        dataplane.args(options);
         self.dataplane = Self::spawn(self.lab, "weir-dataplane", dataplane);
         let start = Instant::now();
         while !self.dataplane_log().contains("ready for policy tables") {

@@ -16,10 +16,10 @@ mod support;
 use model::{Expected, Model, Packet};
 use proptest::prelude::*;
 use support::frames::{self, ACK, FIN, RST, SYN};
-use support::{ACTORS, HeapClassifier, HeapFlows, Matrix, ONE, OUTSIDE, TWO, Tally};
+use support::{ACTORS, HeapClassifier, Matrix, ONE, OUTSIDE, TWO, Tables, Tally};
 use weir_dataplane::endpoints::{Endpoints, EndpointsBuilder};
 use weir_dataplane::frame::Frame;
-use weir_dataplane::pipeline::{Pipeline, View};
+use weir_dataplane::pipeline::Pipeline;
 use weir_dataplane::shim::{Direction, Shim, ShimFlags};
 use weir_table::addr::Address;
 use weir_table::counters::Reason;
@@ -29,7 +29,7 @@ struct Real {
     pipeline: Pipeline,
     classifier: HeapClassifier,
     endpoints: Endpoints,
-    flows: HeapFlows,
+    tables: Tables,
     tally: Tally,
 }
 
@@ -38,11 +38,7 @@ impl Real {
         let before = self.tally.drops();
         let mut frame = Vec::new();
         Shim::new(device, direction).push_punted(ethernet, &mut frame);
-        let view = View {
-            classifier: Some(&self.classifier),
-            endpoints: &self.endpoints,
-            flows: &self.flows,
-        };
+        let view = self.tables.view(Some(&self.classifier), &self.endpoints);
         let mut frames = [Frame::new(&mut frame)];
         self.pipeline.process(&mut frames, &view, now * 1_000_000_000, &self.tally.block);
         let [Frame { accept, .. }] = frames;
@@ -206,7 +202,7 @@ impl Pair {
             pipeline: Pipeline::new(0, 1),
             classifier: Matrix::OPEN.classifier(1),
             endpoints: endpoints(&model),
-            flows: support::flow_table(),
+            tables: Tables::new(),
             tally: Tally::new(),
         };
         Self { model, real }
@@ -218,6 +214,7 @@ impl Pair {
                 self.model.matrix = matrix;
                 self.model.generation += 1;
                 self.real.classifier = matrix.classifier(self.model.generation);
+                self.real.tables.outdate();
             }
             Step::Wait(seconds) => self.model.now += seconds,
             Step::Two { device, quarantined } => {

@@ -8,16 +8,18 @@ pub mod node;
 use std::sync::Arc;
 
 use weir_dataplane::endpoints::{Endpoint, Endpoints, EndpointsBuilder};
+use weir_dataplane::pipeline::View;
 use weir_table::addr::Address;
 use weir_table::addrmap::AddressMapWriter;
 use weir_table::classify::Classifier;
 use weir_table::counters::{self, Counter, CounterBlock, Counters, Reason};
-use weir_table::flow::{FlowTable, HashKey, layout};
+use weir_table::flow::{FlowTable, HashKey, VerdictCache, layout};
 use weir_table::mem::SharedWords;
 use weir_table::policy::{
     ClassId, ClassInfo, PolicyImage, PolicyInfo, PolicyKind, PolicyTable, Program, ProgramId,
     RuleId, RuleInfo, Span, Verdict, encode,
 };
+use weir_table::stamps::{SlotSet, Stamps};
 
 /// Everything that policies tell apart in these tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,17 +184,47 @@ fn program(row: impl Fn(Service) -> u32) -> Program {
 }
 
 pub type HeapClassifier = Classifier<Vec<u8>, SharedWords>;
-pub type HeapFlows = FlowTable<SharedWords>;
 
-/// An empty flow table with room for all that these tests do.
-pub fn flow_table() -> HeapFlows {
-    sized_flow_table(4096)
+/// What workers share with the hooks, in memory that nobody shares.
+pub struct Tables {
+    pub flows: FlowTable<SharedWords>,
+    pub stamps: Stamps<SharedWords>,
+    pub verdicts: VerdictCache<SharedWords>,
 }
 
-pub fn sized_flow_table(entries: usize) -> HeapFlows {
-    let key = HashKey::from_bytes(&std::array::from_fn(|i| (i as u8).wrapping_mul(29) ^ 0x33));
-    let v4 = SharedWords::heap(layout::v4_words(entries));
-    FlowTable::new(v4, SharedWords::heap(layout::v6_words(entries)), key).unwrap()
+impl Tables {
+    /// Empty ones with room for all that these tests do.
+    pub fn new() -> Self {
+        Self::sized(4096)
+    }
+
+    /// A flow table of so many entries a family.
+    pub fn sized(entries: usize) -> Self {
+        let key = HashKey::from_bytes(&std::array::from_fn(|i| (i as u8).wrapping_mul(29) ^ 0x33));
+        let v4 = |entries| SharedWords::heap(layout::v4_words(entries));
+        let v6 = |entries| SharedWords::heap(layout::v6_words(entries));
+        Self {
+            flows: FlowTable::new(v4(entries), v6(entries), key.clone()).unwrap(),
+            stamps: Stamps::new(SharedWords::heap(1 << 12), key.clone()).unwrap(),
+            verdicts: VerdictCache::new(v4(256), v6(256), key).unwrap(),
+        }
+    }
+
+    /// What the admin side does after every change: nothing that was said before holds.
+    pub fn outdate(&self) {
+        self.stamps.announce(&SlotSet::All);
+        self.stamps.settle(&SlotSet::All);
+    }
+
+    /// What a worker sees.
+    pub fn view<'a>(
+        &'a self,
+        classifier: Option<&'a HeapClassifier>,
+        endpoints: &'a Endpoints,
+    ) -> View<'a, Vec<u8>> {
+        let Self { flows, stamps, verdicts } = self;
+        View { classifier, endpoints, flows, stamps, verdicts: Some(verdicts) }
+    }
 }
 
 pub fn endpoint(actor: usize, ifindex: u32, quarantined: bool) -> Endpoint {

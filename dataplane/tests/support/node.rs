@@ -2,12 +2,12 @@
 
 use weir_dataplane::endpoints::Endpoints;
 use weir_dataplane::frame::Frame;
-use weir_dataplane::pipeline::{Pipeline, View};
+use weir_dataplane::pipeline::Pipeline;
 use weir_dataplane::shim::{Direction, Shim, ShimFlags};
 use weir_table::addr::Address;
 use weir_table::counters::Reason;
 
-use super::{HeapClassifier, HeapFlows, Matrix, ONE, TWO, Tally, frames};
+use super::{HeapClassifier, Matrix, ONE, TWO, Tables, Tally, frames};
 
 use Did::{Drop, Pass, PassBoth};
 
@@ -16,7 +16,7 @@ pub struct Node {
     pub pipeline: Pipeline,
     pub classifier: Option<HeapClassifier>,
     pub endpoints: Endpoints,
-    pub flows: HeapFlows,
+    pub tables: Tables,
     pub tally: Tally,
     pub seconds: u64,
 }
@@ -33,15 +33,15 @@ pub enum Did {
 
 impl Node {
     pub fn new(matrix: Matrix) -> Self {
-        Self::with_flows(matrix, super::flow_table())
+        Self::with_tables(matrix, Tables::new())
     }
 
-    pub fn with_flows(matrix: Matrix, flows: HeapFlows) -> Self {
+    pub fn with_tables(matrix: Matrix, tables: Tables) -> Self {
         Self {
             pipeline: Pipeline::new(0, 1),
             classifier: Some(matrix.classifier(1)),
             endpoints: super::two_endpoints(),
-            flows,
+            tables,
             tally: Tally::new(),
             seconds: 5000,
         }
@@ -50,6 +50,7 @@ impl Node {
     pub fn publish(&mut self, matrix: Matrix) {
         let generation = self.classifier.as_ref().map_or(1, |c| c.generation() + 1);
         self.classifier = Some(matrix.classifier(generation));
+        self.tables.outdate();
     }
 
     pub fn punt(&mut self, device: u32, direction: Direction, ethernet: &[u8]) -> Did {
@@ -71,22 +72,14 @@ impl Node {
     }
 
     pub fn burst(&mut self, frames: &mut [Frame<'_>]) -> Vec<bool> {
-        let view = View {
-            classifier: self.classifier.as_ref(),
-            endpoints: &self.endpoints,
-            flows: &self.flows,
-        };
+        let view = self.tables.view(self.classifier.as_ref(), &self.endpoints);
         let now = self.seconds * 1_000_000_000;
         self.pipeline.process(frames, &view, now, &self.tally.block);
         frames.iter().map(|frame| frame.accept).collect()
     }
 
     pub fn expire(&mut self) {
-        let view = View {
-            classifier: self.classifier.as_ref(),
-            endpoints: &self.endpoints,
-            flows: &self.flows,
-        };
+        let view = self.tables.view(self.classifier.as_ref(), &self.endpoints);
         // As often as it takes to pass over the whole table.
         for _ in 0..100 {
             let now = self.seconds * 1_000_000_000;

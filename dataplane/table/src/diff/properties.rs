@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use proptest::prelude::*;
+use proptest::{prelude::*, sample::Index};
 
 use super::{
     Changes, changes,
@@ -162,12 +162,19 @@ enum Event {
     Label(usize, u32),
     Gone(usize),
     Add(Policy),
-    Remove(prop::sample::Index),
-    Replace(prop::sample::Index, Policy),
+    Remove(Index),
+    Replace(Index, Policy),
+}
+
+fn index() -> impl Strategy<Value = Index> {
+    any::<Index>()
+}
+
+fn pair() -> impl Strategy<Value = (Index, Index)> {
+    (index(), index())
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let index = any::<prop::sample::Index>;
     prop_oneof![
         (0..PODS.len(), labels()).prop_map(|(pod, labels)| Event::Label(pod, labels)),
         (0..PODS.len()).prop_map(Event::Gone),
@@ -190,7 +197,7 @@ fn happen(world: &mut World, event: Event) {
 }
 
 fn local() -> impl Strategy<Value = Vec<Address>> {
-    prop::collection::vec((0..PODS.len()).prop_map(|pod| ip(PODS[pod])), 0..6)
+    prop::collection::vec((0..PODS.len()).prop_map(|pod| ip(PODS[pod])), 1..6)
 }
 
 /// Spans of random rows.
@@ -306,8 +313,9 @@ proptest! {
     #[test]
     fn a_table_and_a_variant_of_it_are_compared_soundly(
         (image, pods) in wild(), local in local(),
-        cells in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..3),
-        moves in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..2),
+        cells in prop::collection::vec(pair(), 0..2),
+        edits in prop::collection::vec((index(), 0..5, index()), 0..2),
+        moves in prop::collection::vec(pair(), 0..2),
     ) {
         let (mut variant, mut others) = (image.clone(), pods.clone());
         for (row, class) in cells {
@@ -316,6 +324,20 @@ proptest! {
             let class = class.index(row.len());
             let denies = !row[class].is_allow();
             row[class] = if denies { Verdict::allow(RuleId(0)) } else { Verdict::DENY_ISOLATED };
+        }
+        for (at, field, row) in edits {
+            let programs = variant.programs.len();
+            let row = row.index(variant.rows.len()) as u32;
+            // Program 0 allows everything, and has to.
+            if let Some(program) = variant.programs.get_mut(1 + at.index(programs)) {
+                match field {
+                    0 => program.icmp = row,
+                    1 => program.other = row,
+                    2 => program.tcp[0].row = row,
+                    3 => program.udp[0].row = row,
+                    _ => program.sctp[0].row = row,
+                }
+            }
         }
         for (pod, class) in moves.into_iter().take(others.len()) {
             let pod = pod.index(others.len());

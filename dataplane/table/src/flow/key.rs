@@ -177,6 +177,19 @@ impl HashKey {
         if key.is_v4() { self.mix(key.to_v4_words()) } else { self.mix(key.to_v6_words()) }
     }
 
+    /// Hashes the key words of an entry that is no flow.
+    #[inline]
+    pub(super) fn hash_words<const N: usize>(&self, words: [u64; N]) -> FlowHash {
+        self.mix(words)
+    }
+
+    /// Hashes one address; the low bits serve as well as the high ones.
+    #[inline]
+    pub fn hash_address(&self, address: Address) -> u64 {
+        let (high, low) = address.to_words();
+        self.mix([high, low]).0
+    }
+
     #[inline]
     fn mix<const N: usize>(&self, words: [u64; N]) -> FlowHash {
         let [constant, multipliers @ ..] = &self.0;

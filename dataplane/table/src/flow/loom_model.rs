@@ -30,7 +30,8 @@ fn key(n: u8) -> (FlowKey, Side) {
 fn new_flow(n: u8) -> NewFlow {
     let (_, initiator) = key(n);
     let ifindex = [u32::from(n), u32::from(n) + 1];
-    NewFlow { initiator, tcp_flags: 0, ifindex, stamp: u64::from(n) << 40 }
+    let stamps = [u64::from(n) << 40, u64::from(n) << 41];
+    NewFlow { initiator, tcp_flags: 0, ifindex, stamps, hold: false }
 }
 
 fn insert(table: &Table, n: u8) -> FlowRef {
@@ -47,7 +48,7 @@ fn assert_whole(flow: &Flow, n: u8) {
     let new = new_flow(n);
     assert_eq!(flow.key, key(n).0);
     assert_eq!(flow.ifindex, new.ifindex);
-    assert_eq!(flow.stamp, new.stamp);
+    assert_eq!(flow.stamps, new.stamps);
     assert_eq!(flow.last_seen, Tick(u32::from(n)));
     assert_eq!(flow.seen, Seen::default().with(new.initiator, 0));
 }
@@ -113,7 +114,7 @@ fn loom_a_late_touch_never_hits_the_next_flow() {
             let table = table.clone();
             thread::spawn(move || {
                 table.touch(first, key(1).1, layout::SEEN_RST, Tick(99));
-                table.rejudge(first, true, 99, [99, 99])
+                table.rejudge(first, true, [99, 98], [99, 99])
             })
         };
         table.delete(first);
@@ -130,12 +131,13 @@ fn loom_a_new_verdict_appears_whole() {
         let flow = insert(&table, 1);
         let judge = {
             let table = table.clone();
-            thread::spawn(move || table.rejudge(flow, true, 77, [8, 9]).unwrap())
+            thread::spawn(move || table.rejudge(flow, true, [77, 78], [8, 9]).unwrap())
         };
         if let Some((_, flow)) = lookup(&table, 1) {
-            let verdict = (flow.denied, flow.stamp, flow.ifindex);
+            let verdict = (flow.denied, flow.stamps, flow.ifindex);
             assert!(
-                verdict == (true, 77, [8, 9]) || verdict == (false, 1 << 40, [1, 2]),
+                verdict == (true, [77, 78], [8, 9])
+                    || verdict == (false, [1 << 40, 1 << 41], [1, 2]),
                 "{verdict:?}"
             );
         }

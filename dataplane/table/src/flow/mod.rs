@@ -3,7 +3,7 @@
 //! One entry stands for both directions of a connection. Workers write it, the steering
 //! program and the CLI read it, and it outlives the daemon (a pinned, mmapable BPF
 //! array). An entry remembers what a policy table cannot know: who opened the
-//! connection, under which state of the policies it was judged ([`Flow::stamp`]), for
+//! connection, under which state of the policies it was judged ([`Flow::stamps`]), for
 //! the hooks of which devices the verdict was given ([`Flow::ifindex`]), and whether it
 //! was cut since ([`Flow::denied`]).
 //!
@@ -14,6 +14,7 @@
 //! | `state.rs` | ticks, states, timeouts |
 //! | `region.rs` | one address family's entries, the lock-free protocol |
 //! | `table.rs` | both families, insertion and eviction, expiry, the CLI's view |
+//! | `verdicts.rs` | the verdict cache: the same entries, keyed by who asks for what |
 //!
 //! The table has a fixed size and no chains: a key may stand in one of four slots. Where
 //! all four are taken, flows that yield ([`FlowState::yields`]) or whose time is over
@@ -30,9 +31,12 @@ mod model;
 mod region;
 mod state;
 mod table;
+mod verdicts;
 
 pub use key::{FlowHash, FlowKey, HashKey, Side};
+pub use region::Counts;
 pub use state::{FlowState, Seen, Tick, timeout};
 pub use table::{
     ExpiryCursor, Flow, FlowRef, FlowTable, FlowTableError, FlowView, Inserted, NewFlow, TableFull,
 };
+pub use verdicts::{CachedVerdict, VerdictCache, VerdictKey};

@@ -34,7 +34,7 @@ fn key(six: bool, host: u8, port: u16, protocol: u8) -> (FlowKey, Side) {
 }
 
 fn new_flow(initiator: Side, tcp_flags: u8, stamp: u64) -> NewFlow {
-    NewFlow { initiator, tcp_flags, ifindex: [7, 9], stamp }
+    NewFlow { initiator, tcp_flags, ifindex: [7, 9], stamps: [stamp, !stamp], hold: false }
 }
 
 /// One thing that happens to the table. Keys come from a small set so that they meet.
@@ -111,7 +111,7 @@ proptest! {
                             let seen = Seen::default().with(initiator, flags);
                             model.insert(key, Flow {
                                 key, initiator, denied: false, seen, last_seen: now,
-                                ifindex: [7, 9], stamp, punted: 0, returned: 0,
+                                ifindex: [7, 9], stamps: [stamp, !stamp], counts: Counts::default(),
                             });
                         }
                         Err(TableFull) => {
@@ -137,14 +137,14 @@ proptest! {
                 Op::Rejudge { key, denied, stamp, ifindex } => {
                     let (key, _) = key_number(key);
                     if let Some((old, _)) = find(&table, &key) {
-                        let renamed = table.rejudge(old, denied, stamp, ifindex).unwrap();
+                        let renamed = table.rejudge(old, denied, [stamp, !stamp], ifindex).unwrap();
                         // The old name is powerless from here on.
                         prop_assert!(!table.touch(old, Side::Lo, 0xff, now.plus(1)));
                         prop_assert!(!table.delete(old));
-                        prop_assert!(table.rejudge(old, !denied, 0, [0, 0]).is_none());
+                        prop_assert!(table.rejudge(old, !denied, [0, 0], [0, 0]).is_none());
                         prop_assert_eq!(find(&table, &key).unwrap().0, renamed);
                         let flow = model.get_mut(&key).unwrap();
-                        (flow.denied, flow.stamp, flow.ifindex) = (denied, stamp, ifindex);
+                        (flow.denied, flow.stamps, flow.ifindex) = (denied, [stamp, !stamp], ifindex);
                     }
                 }
                 Op::Delete { key } => {
@@ -184,7 +184,7 @@ fn a_flood_of_new_flows_never_displaces_an_established_one() {
     let (cut, cut_client) = key(false, 2, 40_000, 6);
     let cut_ref =
         table.insert(&cut, table.hash(&cut), &new_flow(cut_client, 0x02, 1), Tick(0)).unwrap().flow;
-    table.rejudge(cut_ref, true, 2, [7, 9]).unwrap();
+    table.rejudge(cut_ref, true, [2, 3], [7, 9]).unwrap();
 
     let (mut evicted, mut full) = (0, 0);
     for port in 0..10_000u16 {
@@ -284,8 +284,8 @@ fn readers_never_see_halves_of_two_flows() {
                 port = port.wrapping_mul(25_173).wrapping_add(13_849);
                 let (key, sender) = key(six, 1, port, 17);
                 let ifindex = [u32::from(port), u32::from(port) + 1];
-                let new =
-                    NewFlow { initiator: sender, tcp_flags: 0, ifindex, stamp: stamp_of(port) };
+                let stamps = [stamp_of(port), !stamp_of(port)];
+                let new = NewFlow { initiator: sender, tcp_flags: 0, ifindex, stamps, hold: false };
                 // Without room when the others snatch every slot.
                 if let Ok(inserted) = table.insert(&key, table.hash(&key), &new, Tick(0))
                     && port.is_multiple_of(3)
@@ -301,7 +301,7 @@ fn readers_never_see_halves_of_two_flows() {
     while std::time::Instant::now() < end {
         for flow in table.iter() {
             let (_, port) = flow.source();
-            assert_eq!(flow.stamp, stamp_of(port));
+            assert_eq!(flow.stamps, [stamp_of(port), !stamp_of(port)]);
             assert_eq!(flow.ifindex, [u32::from(port), u32::from(port) + 1]);
             seen += 1;
         }

@@ -5,19 +5,22 @@
 //! ```text
 //! write   claim    compare-exchange ctl: (v, free or live) -> (v+1, busy)
 //!                  release fence
-//!         fill     key, aux, ifindexes, stamp           (relaxed stores)
+//!         fill     key, aux, ifindexes, stamps, counts  (relaxed stores)
 //!         publish  ctl = (v+2, allowed or denied)       (release store)
 //! delete           compare-exchange ctl: (v, live) -> (v+1, free)
 //! read             ctl (acquire); words (relaxed); acquire fence; ctl unchanged?
 //! touch            compare-exchange aux, whose upper 16 bits are the version's
+//! count            compare-exchange counts
 //! ```
 //!
 //! Invariants:
-//! - Words other than ctl and aux change only while the slot is busy, so a reader that
-//!   finds the same live ctl before and after has seen words that belong together.
+//! - Words other than ctl, aux and counts change only while the slot is busy, so a reader
+//!   that finds the same live ctl before and after has seen words that belong together.
 //! - Every claim and every deletion raises the version, so a [`Handle`] from before
 //!   can neither touch nor change nor delete what took the slot since.
 //! - aux is one word and names its version: touching needs no claim.
+//! - counts only say whether packets of the flow are out in user space. A change that
+//!   lands on the slot's next flow sends packets of that flow the long way, no more.
 //!
 //! The loom models of `loom_model.rs` explore this code.
 #![forbid(unsafe_code)]
@@ -25,8 +28,8 @@
 use super::key::{FlowHash, Side};
 use super::layout::{
     AUX_AFTER_KEY, AUX_SEEN_HI_SHIFT, AUX_SEEN_LO_SHIFT, AUX_VERSION_SHIFT, BUCKET,
-    COUNTS_AFTER_KEY, CTL, FLAG_INITIATOR_HI, IFINDEX_AFTER_KEY, KEY, STAMP_AFTER_KEY,
-    STATE_ALLOWED, STATE_BUSY, STATE_DENIED, STATE_FREE, STATE_MASK, VERSION_SHIFT,
+    COUNTS_AFTER_KEY, CTL, FLAG_HI, IFINDEX_AFTER_KEY, KEY, STAMPS_AFTER_KEY, STATE_ALLOWED,
+    STATE_BUSY, STATE_DENIED, STATE_FREE, STATE_MASK, VERSION_SHIFT,
 };
 use super::state::{Seen, Tick};
 use crate::mem::Words;
@@ -56,7 +59,7 @@ impl Ctl {
         let state = if denied { STATE_DENIED } else { STATE_ALLOWED };
         let flags = match initiator {
             Side::Lo => 0,
-            Side::Hi => FLAG_INITIATOR_HI,
+            Side::Hi => FLAG_HI,
         };
         Self((version as u64) << VERSION_SHIFT | flags | state)
     }
@@ -87,7 +90,7 @@ impl Ctl {
     }
 
     const fn initiator(self) -> Side {
-        if self.0 & FLAG_INITIATOR_HI != 0 { Side::Hi } else { Side::Lo }
+        if self.0 & FLAG_HI != 0 { Side::Hi } else { Side::Lo }
     }
 }
 
@@ -120,6 +123,50 @@ impl Aux {
     }
 }
 
+/// Packets of each side that were punted to user space, and that came back, modulo 2^16.
+///
+/// The steering program counts them for flows that it finds in the table. As long as the
+/// two differ for a side, packets of that side are out, and the next one must not overtake
+/// them through the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Counts(pub(super) u64);
+
+impl Counts {
+    const fn field(self, side: Side, shift: u32) -> u16 {
+        let side = match side {
+            Side::Lo => 0,
+            Side::Hi => 32,
+        };
+        (self.0 >> (side + shift) & 0xffff) as u16
+    }
+
+    /// Packets of a side that went to user space.
+    pub const fn punted(self, side: Side) -> u16 {
+        self.field(side, 0)
+    }
+
+    /// Packets of a side that came back.
+    pub const fn returned(self, side: Side) -> u16 {
+        self.field(side, 16)
+    }
+
+    /// True while packets of a side are out.
+    pub const fn is_held(self, side: Side) -> bool {
+        self.punted(side) != self.returned(side)
+    }
+
+    /// These, after one more packet of `side` went out.
+    #[must_use]
+    pub const fn punt(self, side: Side) -> Self {
+        let shift = match side {
+            Side::Lo => 0,
+            Side::Hi => 32,
+        };
+        let punted = self.punted(side).wrapping_add(1) as u64;
+        Self(self.0 & !(0xffff << shift) | punted << shift)
+    }
+}
+
 /// Names one entry in one incarnation of its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Handle {
@@ -135,8 +182,8 @@ pub(super) struct Record {
     pub seen: Seen,
     pub last_seen: Tick,
     pub ifindex: [u32; 2],
-    pub stamp: u64,
-    pub counts: u64,
+    pub stamps: [u64; 2],
+    pub counts: Counts,
 }
 
 /// Words that were read together.
@@ -236,8 +283,8 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         let after = KEY + K;
         let aux = Aux(word(after + AUX_AFTER_KEY));
         let ifindex = word(after + IFINDEX_AFTER_KEY);
-        let stamp = word(after + STAMP_AFTER_KEY);
-        let counts = word(after + COUNTS_AFTER_KEY);
+        let stamps = [word(after + STAMPS_AFTER_KEY), word(after + STAMPS_AFTER_KEY + 1)];
+        let counts = Counts(word(after + COUNTS_AFTER_KEY));
         fence(Ordering::Acquire);
         if slot[CTL].load(Ordering::Relaxed) != ctl.0 {
             return None;
@@ -252,7 +299,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
                 seen: aux.seen(),
                 last_seen: aux.last_seen(),
                 ifindex: [u32::from_be_bytes([e, f, g, h]), u32::from_be_bytes([a, b, c, d])],
-                stamp,
+                stamps,
                 counts,
             },
         })
@@ -289,18 +336,26 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
     /// Fills and publishes a slot that was claimed as `busy`; returns its new version.
     #[inline]
     fn publish(slot: &[AtomicU64; E], busy: u32, record: &Record) -> u32 {
+        let aux = Aux::new(busy.wrapping_add(1), record.seen, record.last_seen);
+        // A late touch may compare-exchange aux until the version changes. A plain store
+        // would do; the swap makes the order of the two definite to loom as well, which
+        // lets a store fall between the halves of another thread's compare-exchange.
+        slot[KEY + K + AUX_AFTER_KEY].swap(aux.0, Ordering::Relaxed);
+        Self::publish_rest(slot, busy, record)
+    }
+
+    /// [`Region::publish`] but for aux, which carries the new version already.
+    #[inline]
+    fn publish_rest(slot: &[AtomicU64; E], busy: u32, record: &Record) -> u32 {
         let version = busy.wrapping_add(1);
         let store = |at: usize, value: u64| slot[at].store(value, Ordering::Relaxed);
         let after = KEY + K;
         let [lo, hi] = record.ifindex;
-        let aux = Aux::new(version, record.seen, record.last_seen);
-        // A late touch may compare-exchange aux until the version changes. A plain store
-        // would do; the swap makes the order of the two definite to loom as well, which
-        // lets a store fall between the halves of another thread's compare-exchange.
-        slot[after + AUX_AFTER_KEY].swap(aux.0, Ordering::Relaxed);
         store(after + IFINDEX_AFTER_KEY, u64::from(lo) | u64::from(hi) << 32);
-        store(after + STAMP_AFTER_KEY, record.stamp);
-        store(after + COUNTS_AFTER_KEY, record.counts);
+        let [stamp_lo, stamp_hi] = record.stamps;
+        store(after + STAMPS_AFTER_KEY, stamp_lo);
+        store(after + STAMPS_AFTER_KEY + 1, stamp_hi);
+        store(after + COUNTS_AFTER_KEY, record.counts.0);
         let live = Ctl::new(version, record.denied, record.initiator);
         slot[CTL].store(live.0, Ordering::Release);
         version
@@ -392,8 +447,8 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         (ctl.is_live() && ctl.version() == handle.version).then_some(ctl)
     }
 
-    /// Changes an entry in place, key excepted. The change sees the record as it stands.
-    /// `None` if the entry is gone.
+    /// Changes verdict, devices and stamps of an entry in place; key, what was seen, and
+    /// counts stay. The change sees the record as it stands. `None` if the entry is gone.
     pub fn update(&self, handle: Handle, change: impl FnOnce(&mut Record)) -> Option<Handle> {
         let slot = self.slot(handle.slot)?;
         let ctl = Self::live_ctl(slot, handle)?;
@@ -409,11 +464,44 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
             seen: aux.seen(),
             last_seen: aux.last_seen(),
             ifindex: [u32::from_be_bytes([e, f, g, h]), u32::from_be_bytes([a, b, c, d])],
-            stamp: word(after + STAMP_AFTER_KEY),
-            counts: word(after + COUNTS_AFTER_KEY),
+            stamps: [word(after + STAMPS_AFTER_KEY), word(after + STAMPS_AFTER_KEY + 1)],
+            counts: Counts(word(after + COUNTS_AFTER_KEY)),
         };
         change(&mut record);
-        Some(Handle { slot: handle.slot, version: Self::publish(slot, busy, &record) })
+        // A touch that came in between would be lost, and with it perhaps a FIN.
+        let version = busy.wrapping_add(1);
+        let word = &slot[after + AUX_AFTER_KEY];
+        let renamed = |aux: Aux| Aux::new(version, aux.seen(), aux.last_seen()).0;
+        let mut aux = aux;
+        for _ in 0..TOUCH_TRIES {
+            match word.compare_exchange(aux.0, renamed(aux), Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(found) => aux = Aux(found),
+            }
+        }
+        if !Aux(word.load(Ordering::Relaxed)).is_of(version) {
+            word.swap(renamed(aux), Ordering::Relaxed);
+        }
+        Some(Handle { slot: handle.slot, version: Self::publish_rest(slot, busy, &record) })
+    }
+
+    /// Counts a packet of `side` as out in user space, so that the side's next packets
+    /// are sent after it and not past it.
+    #[inline]
+    pub fn hold(&self, handle: Handle, side: Side) {
+        let Some(slot) = self.slot(handle.slot) else { return };
+        let word = &slot[KEY + K + COUNTS_AFTER_KEY];
+        let mut before = Counts(word.load(Ordering::Relaxed));
+        for _ in 0..TOUCH_TRIES {
+            if Self::live_ctl(slot, handle).is_none() {
+                return;
+            }
+            let after = before.punt(side);
+            match word.compare_exchange(before.0, after.0, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(found) => before = Counts(found),
+            }
+        }
     }
 
     /// Notes a packet. Writes nothing if nothing would change. False if the entry is gone.

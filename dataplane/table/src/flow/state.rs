@@ -2,7 +2,7 @@
 //! may stay silent.
 //!
 //! The state is not stored: it follows from the protocol and from what was seen. So a
-//! writer that only ORs a bit into one word (the steering program, later) changes the
+//! writer that only ORs a bit into one word (the steering program) changes the
 //! state as correctly as one that knows all about conntrack.
 #![forbid(unsafe_code)]
 
@@ -112,24 +112,26 @@ const SCTP: u8 = 132;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// Seconds of silence after which a flow is forgotten.
+/// Seconds of silence after which a flow is forgotten; shared with the steering program.
 pub mod timeout {
+    use crate::abi;
+
     /// TCP until the other side answers.
-    pub const TCP_OPENING: u32 = 20;
+    pub const TCP_OPENING: u32 = abi::TIMEOUT_TCP_OPENING;
     /// TCP with both sides heard.
-    pub const TCP_ESTABLISHED: u32 = 3600;
+    pub const TCP_ESTABLISHED: u32 = abi::TIMEOUT_TCP_ESTABLISHED;
     /// TCP after a FIN.
-    pub const TCP_CLOSING: u32 = 30;
+    pub const TCP_CLOSING: u32 = abi::TIMEOUT_TCP_CLOSING;
     /// TCP after a reset.
-    pub const TCP_RESET: u32 = 10;
+    pub const TCP_RESET: u32 = abi::TIMEOUT_TCP_RESET;
     /// UDP and the like until answered.
-    pub const UNANSWERED: u32 = 30;
+    pub const UNANSWERED: u32 = abi::TIMEOUT_UNANSWERED;
     /// UDP and the like once answered.
-    pub const ANSWERED: u32 = 120;
+    pub const ANSWERED: u32 = abi::TIMEOUT_ANSWERED;
     /// SCTP once answered: seven of its 30 s heartbeats (RFC 9260 section 16).
-    pub const SCTP_ANSWERED: u32 = 210;
+    pub const SCTP_ANSWERED: u32 = abi::TIMEOUT_SCTP_ANSWERED;
     /// ICMP.
-    pub const ICMP: u32 = 10;
+    pub const ICMP: u32 = abi::TIMEOUT_ICMP;
 }
 
 impl FlowState {

@@ -3,13 +3,13 @@
 
 use super::key::{FlowHash, FlowKey, HashKey, Side};
 use super::layout::{BUCKET, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS};
-use super::region::{Handle, Record, Region, Snapshot};
+use super::region::{Counts, Handle, Record, Region, Snapshot};
 use super::state::{FlowState, Seen, Tick};
 use crate::addr::Address;
 use crate::mem::Words;
 
-type V4<W> = Region<W, V4_KEY_WORDS, V4_ENTRY_WORDS>;
-type V6<W> = Region<W, V6_KEY_WORDS, V6_ENTRY_WORDS>;
+pub(super) type V4<W> = Region<W, V4_KEY_WORDS, V4_ENTRY_WORDS>;
+pub(super) type V6<W> = Region<W, V6_KEY_WORDS, V6_ENTRY_WORDS>;
 
 /// Why memory cannot serve as a flow table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,12 +58,11 @@ pub struct Flow {
     /// The host-side device of each side ([`Side::index`]) whose hook the verdict covers;
     /// 0 if that end is not on this node, or was not judged here yet.
     pub ifindex: [u32; 2],
-    /// [`crate::classify::Classifier::stamp`] under which it was judged.
-    pub stamp: u64,
-    /// Packets punted to user space, and returned (written by the steering program).
-    pub punted: u32,
-    /// See [`Flow::punted`].
-    pub returned: u32,
+    /// The stamps of both sides ([`Side::index`]) under which it was judged: see
+    /// [`crate::stamps::Stamps`].
+    pub stamps: [u64; 2],
+    /// Packets out in user space.
+    pub counts: Counts,
 }
 
 impl Flow {
@@ -97,8 +96,11 @@ pub struct NewFlow {
     pub tcp_flags: u8,
     /// See [`Flow::ifindex`].
     pub ifindex: [u32; 2],
-    /// See [`Flow::stamp`].
-    pub stamp: u64,
+    /// See [`Flow::stamps`]; loaded *before* the verdict was asked for.
+    pub stamps: [u64; 2],
+    /// True if more packets of the initiator may be on their way to user space, which
+    /// its next ones must not overtake. A TCP SYN travels alone; a datagram may not.
+    pub hold: bool,
 }
 
 /// A flow was entered.
@@ -141,7 +143,7 @@ pub struct FlowTable<W> {
     key: HashKey,
 }
 
-fn regions<W: Words>(v4: W, v6: W) -> Result<(V4<W>, V6<W>), FlowTableError> {
+pub(super) fn regions<W: Words>(v4: W, v6: W) -> Result<(V4<W>, V6<W>), FlowTableError> {
     let [n4, n6] = [v4.words().len(), v6.words().len()];
     let size = |family, words, entry: usize| FlowTableError::Size {
         family,
@@ -223,8 +225,12 @@ impl<W: Words> FlowTable<W> {
             seen: Seen::default().with(new.initiator, new.tcp_flags),
             last_seen: now,
             ifindex: new.ifindex,
-            stamp: new.stamp,
-            counts: 0,
+            stamps: new.stamps,
+            counts: if new.hold {
+                Counts::default().punt(new.initiator)
+            } else {
+                Counts::default()
+            },
         };
         let v6 = !key.is_v4();
         let placed = if v6 {
@@ -255,12 +261,12 @@ impl<W: Words> FlowTable<W> {
         &self,
         flow: FlowRef,
         denied: bool,
-        stamp: u64,
+        stamps: [u64; 2],
         ifindex: [u32; 2],
     ) -> Option<FlowRef> {
         let change = |record: &mut Record| {
             record.denied = denied;
-            record.stamp = stamp;
+            record.stamps = stamps;
             record.ifindex = ifindex;
         };
         let handle = if flow.v6 {
@@ -269,6 +275,13 @@ impl<W: Words> FlowTable<W> {
             self.v4.update(flow.handle, change)
         };
         handle.map(|handle| FlowRef { v6: flow.v6, handle })
+    }
+
+    /// Says that a packet of `side` is out in user space without having been counted by
+    /// the steering program: the next ones of that side follow it, in order.
+    #[inline]
+    pub fn hold(&self, flow: FlowRef, side: Side) {
+        if flow.v6 { self.v6.hold(flow.handle, side) } else { self.v4.hold(flow.handle, side) }
     }
 
     /// Forgets a flow. False if it was gone already.
@@ -304,6 +317,11 @@ impl<W: Words> FlowTable<W> {
 
     /// Every flow, each as it stood when the walk came by.
     pub fn iter(&self) -> impl Iterator<Item = Flow> {
+        walk(&self.v4, &self.v6).map(|(_, flow)| flow)
+    }
+
+    /// The same, with names by which the flows can be changed.
+    pub fn entries(&self) -> impl Iterator<Item = (FlowRef, Flow)> {
         walk(&self.v4, &self.v6)
     }
 }
@@ -327,7 +345,7 @@ impl<W: Words> FlowView<W> {
 
     /// Every flow, each as it stood when the walk came by.
     pub fn iter(&self) -> impl Iterator<Item = Flow> {
-        walk(&self.v4, &self.v6)
+        walk(&self.v4, &self.v6).map(|(_, flow)| flow)
     }
 
     /// Entries that the IPv4 and the IPv6 region can hold.
@@ -344,8 +362,8 @@ fn gladness(flow: &Flow, now: Tick) -> Option<u32> {
     flow.state().yields().then(|| now.since(flow.last_seen))
 }
 
-fn walk<W: Words>(v4: &V4<W>, v6: &V6<W>) -> impl Iterator<Item = Flow> {
-    (0..v4.slots() + v6.slots()).filter_map(|slot| read_slot(v4, v6, slot)).map(|(_, flow)| flow)
+fn walk<W: Words>(v4: &V4<W>, v6: &V6<W>) -> impl Iterator<Item = (FlowRef, Flow)> {
+    (0..v4.slots() + v6.slots()).filter_map(|slot| read_slot(v4, v6, slot))
 }
 
 /// Slots are numbered through both regions, IPv4 first.
@@ -365,17 +383,6 @@ fn from_v6(s: &Snapshot<V6_KEY_WORDS>) -> (FlowRef, Flow) {
 }
 
 fn flow(key: FlowKey, record: &Record) -> Flow {
-    let &Record { initiator, denied, seen, last_seen, ifindex, stamp, counts } = record;
-    let [a, b, c, d, e, f, g, h] = counts.to_be_bytes();
-    Flow {
-        key,
-        initiator,
-        denied,
-        seen,
-        last_seen,
-        ifindex,
-        stamp,
-        punted: u32::from_be_bytes([e, f, g, h]),
-        returned: u32::from_be_bytes([a, b, c, d]),
-    }
+    let &Record { initiator, denied, seen, last_seen, ifindex, stamps, counts } = record;
+    Flow { key, initiator, denied, seen, last_seen, ifindex, stamps, counts }
 }

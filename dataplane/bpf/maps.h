@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * The steering program's maps, and counting.
+ *
+ * Those that outlive the daemon are pinned by name (src/steer/mod.rs). The
+ * mmapable ones are shared with the workers word by word; who writes which is
+ * told in weir.h and table/FLOW.md.
+ */
+#ifndef WEIR_MAPS_H
+#define WEIR_MAPS_H
+
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+#include "weir.h"
+
+#define PASS TC_ACT_UNSPEC /* let the programs after this one have their say */
+#define DROP TC_ACT_SHOT
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct weir_config);
+} weir_config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, WEIR_MAX_WORKERS);
+	__type(key, __u32);
+	__type(value, __u32);
+} weir_xsks SEC(".maps");
+
+/* An address in IPv6 form; IPv4 is mapped (::ffff:a.b.c.d). */
+struct address {
+	__u32 word[4];
+};
+
+/* A pod's own address, by the device at which it speaks. */
+struct pod_address {
+	struct address address;
+	__u32 ifindex;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct pod_address);
+	__type(value, __u32);
+} weir_pod_addrs SEC(".maps");
+
+/* The node's own addresses, kept by the daemon from netlink. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct address);
+	__type(value, __u32);
+} weir_node_addrs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, WEIR_STEER_COUNT);
+	__type(key, __u32);
+	__type(value, __u64);
+} weir_steering SEC(".maps");
+
+/* Shared with user space only, but pinned and sized with the rest: counters
+ * (one 4096-byte block a worker and one for the node) and the flow table. */
+struct counter_block {
+	__u64 word[512];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, WEIR_MAX_WORKERS + 1);
+	__type(key, __u32);
+	__type(value, struct counter_block);
+} weir_counters SEC(".maps");
+
+/* The flow table: one element an entry. */
+struct flow4 {
+	__u64 word[WEIR_FLOW4_WORDS];
+};
+struct flow6 {
+	__u64 word[WEIR_FLOW6_WORDS];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1024); /* the daemon sets the real size (--flows) */
+	__type(key, __u32);
+	__type(value, struct flow4);
+} weir_flows4 SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, struct flow6);
+} weir_flows6 SEC(".maps");
+
+/* The verdict cache, in entries of the same layout (table/src/flow/verdicts.rs). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, WEIR_VERDICTS4);
+	__type(key, __u32);
+	__type(value, struct flow4);
+} weir_verdicts4 SEC(".maps");
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, WEIR_VERDICTS6);
+	__type(key, __u32);
+	__type(value, struct flow6);
+} weir_verdicts6 SEC(".maps");
+
+/* Which verdicts are out of date (table/src/stamps.rs). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, WEIR_STAMP_SLOTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} weir_stamps SEC(".maps");
+
+/* When a device's credit of punts will be used up, CLOCK_MONOTONIC in ns. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, __u64);
+} weir_punt_rate SEC(".maps");
+
+static __always_inline void count(__u32 counter)
+{
+	__u64 *n = bpf_map_lookup_elem(&weir_steering, &counter);
+
+	if (n)
+		(*n)++;
+}
+
+static __always_inline int drop(__u32 counter)
+{
+	count(counter);
+	return DROP;
+}
+
+static __always_inline int pass(__u32 counter)
+{
+	count(counter);
+	return PASS;
+}
+
+static __always_inline struct weir_config *config(void)
+{
+	__u32 zero = 0;
+	struct weir_config *c = bpf_map_lookup_elem(&weir_config, &zero);
+
+	/* The version is written last, so a record that carries it is complete. */
+	return c && c->abi_version == WEIR_ABI_VERSION ? c : 0;
+}
+
+#endif

@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * The 5-tuple of a packet that the fast path understands.
+ *
+ * Plain IPv4 without options and plain IPv6 without extension headers, no
+ * fragment, no ICMP error: everything else, and whatever contradicts itself, is
+ * left to the worker's parser (src/parse). Where both read a packet they read the
+ * same 5-tuple.
+ *
+ * Reads the packet directly, which is several times cheaper than
+ * bpf_skb_load_bytes(): this code runs twice for every packet between two pods.
+ */
+#ifndef WEIR_TUPLE_H
+#define WEIR_TUPLE_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <bpf/bpf_endian.h>
+
+#include "maps.h"
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+#define IPPROTO_ICMPV6 58
+
+/* Enough for every header that is read here: Ethernet, IPv6, TCP. */
+#define FAST_HEADERS (ETH_HLEN + 40 + 20)
+
+struct tuple {
+	__u64 key[5];      /* an entry's key words: two for IPv4, five for IPv6 */
+	__u64 hash;
+	__u8 v6;
+	__u8 from_hi;      /* the sender is side hi of the key */
+	__u8 protocol;
+	__u8 tcp_flags;    /* 0 for other protocols */
+};
+
+static __always_inline __u64 mix_pair(__u64 h, const __u64 *key, int pair, __u64 word)
+{
+	h += key[1 + 2 * pair] * (word & 0xffffffff);
+	return h + key[2 + 2 * pair] * (word >> 32);
+}
+
+/* Keyed multilinear hash with a finalizer: table/src/flow/key.rs, HashKey. */
+static __always_inline __u64 hash_words(const struct weir_config *c, const __u64 *words, int n)
+{
+	__u64 h = c->hash_key[0];
+
+#pragma unroll
+	for (int i = 0; i < n; i++)
+		h = mix_pair(h, c->hash_key, i, words[i]);
+	h ^= h >> 32;
+	h *= 0xd6e8feb86659fd93ULL;
+	return h ^ h >> 32;
+}
+
+/* Ports as they stand in the packet's host order, and TCP's flags. */
+struct ports {
+	__u16 src, dst;
+};
+
+/* Reads what follows the IP header; 0 if the packet is none for the fast path. */
+static __always_inline int read_ports(const __u8 *l4, const void *end, __u8 icmp,
+				      struct tuple *t, struct ports *p)
+{
+	/* Extension headers, and the ICMP that does not belong to the family. */
+	const __u8 foreign = icmp == IPPROTO_ICMP ? IPPROTO_ICMPV6 : IPPROTO_ICMP;
+
+	p->src = 0;
+	p->dst = 0;
+	t->tcp_flags = 0;
+	if (t->protocol == IPPROTO_TCP) {
+		__u8 flags;
+
+		if ((void *)(l4 + 20) > end)
+			return 0;
+		flags = l4[13];
+		if (l4[12] >> 4 < 5 || ((flags & TCP_SYN) && (flags & (TCP_FIN | TCP_RST))))
+			return 0;
+		t->tcp_flags = flags;
+	} else if (t->protocol == IPPROTO_UDP || t->protocol == IPPROTO_UDPLITE) {
+		if ((void *)(l4 + 8) > end)
+			return 0;
+	} else if (t->protocol == IPPROTO_SCTP) {
+		if ((void *)(l4 + 12) > end)
+			return 0;
+	} else if (t->protocol == icmp) {
+		if ((void *)(l4 + 8) > end)
+			return 0;
+		/* Echo and its reply; the identifier stands for both ports. */
+		if (icmp == IPPROTO_ICMP ? (l4[0] != 0 && l4[0] != 8) :
+					   (l4[0] != 128 && l4[0] != 129))
+			return 0;
+		p->src = bpf_ntohs(*(const __be16 *)(l4 + 4));
+		p->dst = p->src;
+		return 1;
+	} else {
+		return t->protocol != foreign;
+	}
+	p->src = bpf_ntohs(*(const __be16 *)l4);
+	p->dst = bpf_ntohs(*(const __be16 *)(l4 + 2));
+	return 1;
+}
+
+static __always_inline __u64 ports_word(__u16 lo, __u16 hi, __u8 protocol)
+{
+	return (__u64)lo | (__u64)hi << WEIR_PORT_HI_SHIFT | (__u64)protocol << WEIR_PROTOCOL_SHIFT;
+}
+
+static __always_inline int tuple_v4(const struct weir_config *c, const __u8 *ip, const void *end,
+				    struct tuple *t)
+{
+	struct ports p;
+	__u64 src, dst;
+
+	if ((void *)(ip + 20) > end)
+		return 0;
+	/* Options and fragments take the long way. */
+	if (ip[0] != 0x45 || (*(const __be16 *)(ip + 6) & bpf_htons(0x3fff)))
+		return 0;
+	t->v6 = 0;
+	t->protocol = ip[9];
+	if (!read_ports(ip + 20, end, IPPROTO_ICMP, t, &p))
+		return 0;
+	src = bpf_ntohl(*(const __be32 *)(ip + 12));
+	dst = bpf_ntohl(*(const __be32 *)(ip + 16));
+	t->from_hi = src > dst || (src == dst && p.src > p.dst);
+	if (t->from_hi) {
+		t->key[0] = dst | src << 32;
+		t->key[1] = ports_word(p.dst, p.src, t->protocol);
+	} else {
+		t->key[0] = src | dst << 32;
+		t->key[1] = ports_word(p.src, p.dst, t->protocol);
+	}
+	t->hash = hash_words(c, t->key, WEIR_FLOW4_KEY_WORDS);
+	return 1;
+}
+
+/* What may stand in "next header" without being a transport (RFC 8200 and IANA). */
+static __always_inline int is_extension(__u8 next)
+{
+	return next == 0 || next == 43 || next == 44 || next == 51 || next == 59 || next == 60 ||
+	       next == 135 || next == 139 || next == 140;
+}
+
+static __always_inline __u64 load_be64(const __u8 *p)
+{
+	return (__u64)bpf_ntohl(*(const __be32 *)p) << 32 | bpf_ntohl(*(const __be32 *)(p + 4));
+}
+
+static __always_inline int tuple_v6(const struct weir_config *c, const __u8 *ip, const void *end,
+				    struct tuple *t)
+{
+	__u64 src[2], dst[2];
+	struct ports p;
+
+	if ((void *)(ip + 40) > end)
+		return 0;
+	if (ip[0] >> 4 != 6 || is_extension(ip[6]))
+		return 0;
+	t->v6 = 1;
+	t->protocol = ip[6];
+	if (!read_ports(ip + 40, end, IPPROTO_ICMPV6, t, &p))
+		return 0;
+	src[0] = load_be64(ip + 8);
+	src[1] = load_be64(ip + 16);
+	dst[0] = load_be64(ip + 24);
+	dst[1] = load_be64(ip + 32);
+	t->from_hi = src[0] != dst[0] ? src[0] > dst[0] :
+		     src[1] != dst[1] ? src[1] > dst[1] : p.src > p.dst;
+	if (t->from_hi) {
+		t->key[0] = dst[0];
+		t->key[1] = dst[1];
+		t->key[2] = src[0];
+		t->key[3] = src[1];
+		t->key[4] = ports_word(p.dst, p.src, t->protocol);
+	} else {
+		t->key[0] = src[0];
+		t->key[1] = src[1];
+		t->key[2] = dst[0];
+		t->key[3] = dst[1];
+		t->key[4] = ports_word(p.src, p.dst, t->protocol);
+	}
+	t->hash = hash_words(c, t->key, WEIR_FLOW6_KEY_WORDS);
+	return 1;
+}
+
+enum family {
+	FAMILY_NONE, /* none for the fast path */
+	FAMILY_V4,
+	FAMILY_V6,
+};
+
+/* Reads the packet's 5-tuple, if it is one for the fast path. */
+static __always_inline enum family read_tuple(struct __sk_buff *skb, const struct weir_config *c,
+					      struct tuple *t)
+{
+	const __u8 *data = (const __u8 *)(long)skb->data;
+	const __u8 *end = (const __u8 *)(long)skb->data_end;
+	__u32 want = skb->len;
+	__be16 ethertype;
+
+	if (want > FAST_HEADERS)
+		want = FAST_HEADERS;
+	/* Rare: headers that do not lie in one piece at the head of the buffer. */
+	if (data + want > end) {
+		if (bpf_skb_pull_data(skb, want))
+			return FAMILY_NONE;
+		data = (const __u8 *)(long)skb->data;
+		end = (const __u8 *)(long)skb->data_end;
+	}
+	if (data + ETH_HLEN > end || skb->vlan_present)
+		return FAMILY_NONE;
+	ethertype = *(const __be16 *)(data + 12);
+	if (ethertype == bpf_htons(ETH_P_IP))
+		return tuple_v4(c, data + ETH_HLEN, end, t) ? FAMILY_V4 : FAMILY_NONE;
+	if (ethertype == bpf_htons(ETH_P_IPV6))
+		return tuple_v6(c, data + ETH_HLEN, end, t) ? FAMILY_V6 : FAMILY_NONE;
+	return FAMILY_NONE;
+}
+
+/*
+ * The key under which the verdict about this packet's connection would be cached, its
+ * sender as the one who opens it: table/src/flow/verdicts.rs, VerdictKey.
+ */
+static __always_inline void verdict_key(const struct tuple *t, __u64 *key)
+{
+	__u64 ports = t->v6 ? t->key[4] : t->key[1];
+	__u16 dport = t->from_hi ? (__u16)ports : (__u16)(ports >> WEIR_PORT_HI_SHIFT);
+	int echo = t->protocol == IPPROTO_ICMP || t->protocol == IPPROTO_ICMPV6;
+
+	ports = ports_word(0, echo ? 0 : dport, t->protocol);
+	if (!t->v6) {
+		key[0] = t->from_hi ? t->key[0] >> 32 | t->key[0] << 32 : t->key[0];
+		key[1] = ports;
+		return;
+	}
+	key[0] = t->from_hi ? t->key[2] : t->key[0];
+	key[1] = t->from_hi ? t->key[3] : t->key[1];
+	key[2] = t->from_hi ? t->key[0] : t->key[2];
+	key[3] = t->from_hi ? t->key[1] : t->key[3];
+	key[4] = ports;
+}
+
+#endif

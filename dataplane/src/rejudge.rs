@@ -1,0 +1,65 @@
+//! Judging open flows again after a change, before it is acknowledged.
+//!
+//! A change makes the stamps of some addresses out of date (`weir_table::stamps`). Without
+//! this walk every flow of these addresses would come back to the workers with its next
+//! packet: correct, but a storm after a wide change. The walk gives each of them a verdict
+//! under what is in force now and the stamps that are about to count, while its packets go
+//! on under the old ones.
+//!
+//! Invariants: the workers decide by the new state already; whoever changes a flow at the
+//! same time wins, and the flow is then judged again at its next packet.
+#![forbid(unsafe_code)]
+
+use weir_table::classify::Classifier;
+use weir_table::flow::{Flow, FlowTable, Side, Tick};
+use weir_table::mem::Words;
+use weir_table::stamps::{SlotSet, Stamps};
+
+use crate::endpoints::Endpoints;
+use crate::pipeline::judge::{self, Halves};
+
+/// What a walk has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rejudged {
+    /// Flows judged again.
+    pub judged: u64,
+    /// Of those, flows that passed until now and do not any longer.
+    pub cut: u64,
+}
+
+/// Judges every flow with a side in `slots` again and stamps it anew. To be called between
+/// [`Stamps::announce`] and [`Stamps::settle`].
+pub fn rejudge<B: AsRef<[u8]>, W: Words>(
+    flows: &FlowTable<W>,
+    stamps: &Stamps<W>,
+    slots: &SlotSet,
+    classifier: &Classifier<B, W>,
+    endpoints: &Endpoints,
+    now: Tick,
+) -> Rejudged {
+    let mut done = Rejudged::default();
+    let concerned = |flow: &Flow| flow.stamps.iter().any(|stamp| slots.contains(*stamp));
+    for (entry, flow) in flows.entries() {
+        // A side that moved to another device is the worker's to sort out.
+        if !concerned(&flow) || flow.is_expired(now) || flow.ifindex != devices(&flow, endpoints) {
+            continue;
+        }
+        let new = [Side::Lo, Side::Hi].map(|side| stamps.of(flow.key.end(side).0));
+        let connection = judge::connection(&flow.key, flow.initiator);
+        let halves = Halves::of(flow.initiator, flow.ifindex);
+        let denied = judge::judge(classifier, &connection, halves).is_err();
+        if flows.rejudge(entry, denied, new, flow.ifindex).is_some() {
+            done.judged += 1;
+            done.cut += u64::from(denied && !flow.denied);
+        }
+    }
+    done
+}
+
+/// The devices of both sides as they are today; 0 if not on this node.
+fn devices(flow: &Flow, endpoints: &Endpoints) -> [u32; 2] {
+    [Side::Lo, Side::Hi].map(|side| {
+        let endpoint = endpoints.by_address(flow.key.end(side).0).filter(|e| !e.quarantined);
+        endpoint.map_or(0, |e| e.ifindex)
+    })
+}

@@ -1,0 +1,61 @@
+//! Judging the flows that were open before Weir, and entering them.
+#![forbid(unsafe_code)]
+
+use weir_table::classify::Classifier;
+use weir_table::flow::{FlowTable, NewFlow, Side, Tick};
+use weir_table::mem::Words;
+use weir_table::stamps::Stamps;
+
+use super::Seed;
+use crate::pipeline::judge::{self, Halves};
+
+/// What became of the seeds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Entered {
+    /// Flows that may go on.
+    pub allowed: usize,
+    /// Flows that the policies end here. They are entered as cut, so that a late packet of
+    /// the other end is not taken for the beginning of a connection of its own.
+    pub cut: usize,
+}
+
+/// Judges each seed the way it was opened and enters it. What nobody answered yet and may
+/// not be is left out: its next packet is judged like any first one. Conntrack believed
+/// whatever a pod forged before, so that a flow was open says nothing in its favour.
+pub fn enter<B: AsRef<[u8]>, W: Words>(
+    seeds: &[Seed],
+    classifier: &Classifier<B, W>,
+    flows: &FlowTable<W>,
+    stamps: &Stamps<W>,
+    now: Tick,
+) -> Entered {
+    let mut entered = Entered::default();
+    for seed in seeds {
+        let Seed { key, initiator, ifindex, .. } = *seed;
+        let answered = seed.seen.any_from(initiator.other());
+        let new = NewFlow {
+            initiator,
+            tcp_flags: seed.tcp_flags(initiator),
+            ifindex,
+            stamps: [Side::Lo, Side::Hi].map(|side| stamps.of(key.end(side).0)),
+            hold: false,
+        };
+        let connection = judge::connection(&key, initiator);
+        let denied = judge::judge(classifier, &connection, Halves::of(initiator, ifindex)).is_err();
+        if denied && !answered {
+            continue;
+        }
+        let Ok(inserted) = flows.insert(&key, flows.hash(&key), &new, now) else { continue };
+        if answered {
+            let other = initiator.other();
+            flows.touch(inserted.flow, other, seed.tcp_flags(other), now);
+        }
+        if denied {
+            flows.rejudge(inserted.flow, true, new.stamps, ifindex);
+            entered.cut += 1;
+        } else {
+            entered.allowed += 1;
+        }
+    }
+    entered
+}
