@@ -23,9 +23,10 @@
 //!   (property test against every connection).
 //! - Only allowed or not counts. Another rule, another policy's name, other
 //!   numbers of classes, rows and programs are no change.
-//! - **Exactness**: each named address has a connection for which one half's
-//!   verdict differs. It is the *halves* that are compared: a connection that the
-//!   other half denies both times counts too.
+//! - **Exactness**: each named address has a connection for which the verdict of
+//!   one half that is asked here differs (property test). It is the *halves* that
+//!   are compared: a connection that the other half denies both times counts too.
+//!   An address whose class only one of the tables knows is always named.
 //! - **Bounded**: about 50 million elementary comparisons at most, some
 //!   50 ms; beyond that [`Changes::all`].
 //! - No lookup panics, whatever the (validated) tables and the maps hold.

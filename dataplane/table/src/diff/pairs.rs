@@ -59,7 +59,9 @@ impl Pairing {
         let mut pairing = Pairing::default();
         let mut numbers = Numbers::default();
         let known = (old.table.classes(), new.table.classes());
+        let mut taken = Vec::with_capacity(new.addresses.len());
         for (address, before, after) in merge(old.addresses.entries(), new.addresses.entries()) {
+            taken.push(address);
             let local = local.binary_search(&address).is_ok();
             if local && before.is_some() != after.is_some() {
                 // In quarantine at one time, under policy at the other.
@@ -78,11 +80,13 @@ impl Pairing {
                 _ => pairing.named.push(address),
             }
         }
-        let add = |before, after| {
-            let pair = numbers.number(&mut pairing.pairs, before, after);
-            pairing.pairs[pair].range = true;
-        };
-        ranges(old.table, new.table, add);
+        for range in ranges(old.table, new.table) {
+            // Where every address is a pod's, the prefix decides nothing.
+            if !is_filled(&taken, range.first, range.last) {
+                let pair = numbers.number(&mut pairing.pairs, range.old, range.new);
+                pairing.pairs[pair].range = true;
+            }
+        }
         mark_moved(&mut pairing.pairs, known);
         pairing
     }
@@ -101,14 +105,40 @@ impl Numbers {
     }
 }
 
-/// The pairs of the prefix tables' ranges, some of them repeatedly.
+/// Addresses in a row, by their bits, for which neither prefix table changes.
+struct Range {
+    first: u128,
+    last: u128,
+    old: ClassId,
+    new: ClassId,
+}
+
+/// The ranges of both families.
 fn ranges<B: AsRef<[u8]>, B2: AsRef<[u8]>>(
     old: &PolicyTable<B>,
     new: &PolicyTable<B2>,
-    mut add: impl FnMut(ClassId, ClassId),
-) {
-    overlay(old.v4_intervals(), new.v4_intervals(), &mut add);
-    overlay(old.v6_intervals(), new.v6_intervals(), &mut add);
+) -> Vec<Range> {
+    let mut ranges: Vec<Range> = Vec::new();
+    let v4 = |bits: u32| Address::v4(bits.to_be_bytes()).bits();
+    overlay(old.v4_intervals(), new.v4_intervals(), |first, old, new| {
+        ranges.push(Range { first: v4(first), last: v4(u32::MAX), old, new });
+    });
+    let family = ranges.len();
+    overlay(old.v6_intervals(), new.v6_intervals(), |first, old, new| {
+        ranges.push(Range { first, last: u128::MAX, old, new });
+    });
+    // Each but a family's last ends where the next begins.
+    for next in (1..ranges.len()).filter(|&next| next != family) {
+        ranges[next - 1].last = ranges[next].first - 1;
+    }
+    ranges
+}
+
+/// Whether `taken`, which ascends, has every address from `first` to `last`.
+fn is_filled(taken: &[Address], first: u128, last: u128) -> bool {
+    let from = taken.partition_point(|address| address.bits() < first);
+    let through = taken.partition_point(|address| address.bits() <= last);
+    (through - from) as u128 > last - first
 }
 
 fn mark_moved(pairs: &mut [Pair], (old_classes, new_classes): (usize, usize)) {
@@ -123,20 +153,20 @@ fn mark_moved(pairs: &mut [Pair], (old_classes, new_classes): (usize, usize)) {
     }
 }
 
-/// Lays one list of stretches over another: `f` gets the values of each stretch
-/// in which neither changes. Both lists ascend and begin at the same point; a
-/// stretch is given by where it begins and lasts up to the next.
-pub(super) fn overlay<K: Ord, A: Copy, B: Copy>(
+/// Lays one list of stretches over another: `f` gets the beginning and the values
+/// of each stretch in which neither changes. Both lists ascend and begin at the
+/// same point; a stretch lasts up to where the next begins.
+pub(super) fn overlay<K: Ord + Copy, A: Copy, B: Copy>(
     old: impl Iterator<Item = (K, A)>,
     new: impl Iterator<Item = (K, B)>,
-    mut f: impl FnMut(A, B),
+    mut f: impl FnMut(K, A, B),
 ) {
     let (mut old, mut new) = (old.peekable(), new.peekable());
-    let (Some((_, mut before)), Some((_, mut after))) = (old.next(), new.next()) else {
+    let (Some((mut first, mut before)), Some((_, mut after))) = (old.next(), new.next()) else {
         return; // never: a table has a first interval and each program a first span
     };
     loop {
-        f(before, after);
+        f(first, before, after);
         let order = match (old.peek(), new.peek()) {
             (None, None) => return,
             (Some(_), None) => Ordering::Less,
@@ -144,14 +174,14 @@ pub(super) fn overlay<K: Ord, A: Copy, B: Copy>(
             (Some((a, _)), Some((b, _))) => a.cmp(b),
         };
         if order.is_le()
-            && let Some((_, value)) = old.next()
+            && let Some((start, value)) = old.next()
         {
-            before = value;
+            (first, before) = (start, value);
         }
         if order.is_ge()
-            && let Some((_, value)) = new.next()
+            && let Some((start, value)) = new.next()
         {
-            after = value;
+            (first, after) = (start, value);
         }
     }
 }

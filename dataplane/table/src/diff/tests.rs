@@ -141,6 +141,17 @@ fn a_changed_block_names_the_endpoints_whose_policy_has_it() {
 }
 
 #[test]
+fn a_block_of_pods_alone_is_no_range() {
+    let (mut old, local) = world(1, 3);
+    old.policies = vec![Policy { egress: true, ..admit_block(SERVER, "10.0.0.2/32") }];
+    // Pod 2, a client, is all of the block; by its label it stays allowed.
+    let by_label = Policy { egress: true, ports: None, ..admit(SERVER, EXTRA) };
+    old.pods.insert(pod(2), CLIENT | EXTRA);
+    let change = |new: &mut World| new.policies = vec![by_label];
+    assert_eq!(named(&(old, local), change), []);
+}
+
+#[test]
 fn an_endpoint_that_enters_or_leaves_quarantine_is_named() {
     let (mut old, mut local) = world(3, 5);
     old.policies.clear();

@@ -186,7 +186,7 @@ impl<'a, B: AsRef<[u8]>, B2: AsRef<[u8]>> Verdicts<'a, B, B2> {
             self.add_rows(old_row, new_row, &mut set, budget);
         }
         for protocol in 0..PolicyTable::<B>::PORT_PROTOCOLS {
-            overlay(before.spans(old, protocol), after.spans(new, protocol), |old, new| {
+            overlay(before.spans(old, protocol), after.spans(new, protocol), |_, old, new| {
                 self.add_rows(old, new, &mut set, budget);
             });
         }
