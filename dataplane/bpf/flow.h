@@ -52,14 +52,6 @@ struct flow {
 	__u64 ifindex;
 	__u64 stamp_lo;
 	__u64 stamp_hi;
-	__u32 place; /* its index in the array */
-};
-
-/* Where a new entry could go, found on the way. */
-struct room {
-	__u64 ctl;
-	__u32 place;
-	__u32 is_free; /* 0: no place was free */
 };
 
 static __always_inline __u32 flow_state(__u64 ctl)
@@ -84,8 +76,7 @@ static __always_inline __u32 place_of(__u64 hash, __u32 mask, int n)
 }
 
 /* Reads the words after the key; 0 if the entry changed meanwhile. */
-static __always_inline int read_rest(struct flow *f, __u64 *entry, __u64 *rest, __u64 ctl,
-				     __u32 place)
+static __always_inline int read_rest(struct flow *f, __u64 *entry, __u64 *rest, __u64 ctl)
 {
 	f->aux = READ(rest[WEIR_FLOW_AUX]);
 	f->ifindex = READ(rest[WEIR_FLOW_IFINDEX]);
@@ -95,90 +86,156 @@ static __always_inline int read_rest(struct flow *f, __u64 *entry, __u64 *rest, 
 	if (READ(entry[WEIR_FLOW_CTL]) != ctl)
 		return 0;
 	f->ctl = ctl;
-	f->place = place;
 	f->rest = rest;
 	return 1;
 }
-
-/*
- * Looks for a key of WORDS words among the places of its hash. Sets `f` if it is
- * there; remembers the last free place otherwise. Evaluates to the number of
- * places that a writer was just changing.
- */
-#define LOOK_IN(map, type, words, key, hash, mask, f, room)                              \
-	({                                                                               \
-		int busy_ = 0;                                                           \
-		_Pragma("unroll") for (int n_ = 0; n_ < 4; n_++)                         \
-		{                                                                        \
-			__u32 place_ = place_of(hash, mask, n_);                         \
-			struct type *e_ = bpf_map_lookup_elem(&(map), &place_);          \
-			__u64 ctl_;                                                      \
-                                                                                         \
-			if (!e_ || (f)->rest)                                            \
-				break;                                                   \
-			ctl_ = READ(e_->word[WEIR_FLOW_CTL]);                            \
-			READ_BARRIER();                                                  \
-			if (flow_state(ctl_) == WEIR_FLOW_FREE) {                        \
-				(room)->ctl = ctl_;                                      \
-				(room)->place = place_;                                  \
-				(room)->is_free = 1;                                     \
-				continue;                                                \
-			}                                                                \
-			if (flow_state(ctl_) == WEIR_FLOW_BUSY) {                        \
-				busy_++;                                                 \
-				continue;                                                \
-			}                                                                \
-			if (!SAME_KEY_##words(e_->word, key))                            \
-				continue;                                                \
-			if (!read_rest(f, e_->word, e_->word + WEIR_FLOW_KEY + (words), ctl_,    \
-				       place_))                                          \
-				busy_++;                                                 \
-		}                                                                        \
-		busy_;                                                                   \
-	})
 
 #define SAME_KEY_2(w, key) (READ((w)[1]) == (key)[0] && READ((w)[2]) == (key)[1])
 #define SAME_KEY_5(w, key)                                                     \
 	(READ((w)[1]) == (key)[0] && READ((w)[2]) == (key)[1] &&               \
 	 READ((w)[3]) == (key)[2] && READ((w)[4]) == (key)[3] && READ((w)[5]) == (key)[4])
 
-/* The flow of a packet, and where one could be entered. */
+/*
+ * Looks at one place for a key of WORDS words and sets `f` if it is there. Evaluates to
+ * what the place held: a WEIR_FLOW_* state, or LOOK_AGAIN if it was just changing.
+ */
+#define LOOK_AGAIN 0x100
+#define LOOK_AT(map, type, words, key, place, f)                                        \
+	({                                                                              \
+		struct type *e_ = bpf_map_lookup_elem(&(map), &(place));                \
+		__u32 found_ = WEIR_FLOW_DENIED;                                        \
+                                                                                        \
+		if (e_) {                                                               \
+			__u64 ctl_ = READ(e_->word[WEIR_FLOW_CTL]);                     \
+                                                                                        \
+			READ_BARRIER();                                                 \
+			found_ = flow_state(ctl_);                                      \
+			if (found_ == WEIR_FLOW_BUSY)                                   \
+				found_ = LOOK_AGAIN;                                    \
+			else if (found_ == WEIR_FLOW_FREE)                              \
+				(f)->ctl = ctl_;                                        \
+			else if (SAME_KEY_##words(e_->word, key) &&                     \
+				 !read_rest(f, e_->word,                                \
+					    e_->word + WEIR_FLOW_KEY + (words), ctl_))  \
+				found_ = LOOK_AGAIN;                                    \
+		}                                                                       \
+		found_;                                                                 \
+	})
+
+/* The flow of a packet, for the fast path: one look, every place spelled out. An entry
+ * that is just changing is not found; steer_undecided() looks again. */
 static __always_inline void find_flow(const struct weir_config *c, const struct tuple *t, int v6,
-				      struct flow *f, struct room *room)
+				      struct flow *f)
 {
 	__u32 mask = v6 ? c->flow6_mask : c->flow4_mask;
 
 	f->rest = 0;
-	room->is_free = 0;
-	for (int look = 0; look < LOOKS; look++) {
-		int busy;
+#pragma unroll
+	for (int n = 0; n < 4; n++) {
+		__u32 place = place_of(t->hash, mask, n);
 
 		if (v6)
-			busy = LOOK_IN(weir_flows6, flow6, 5, t->key, t->hash, mask, f, room);
+			(void)LOOK_AT(weir_flows6, flow6, 5, t->key, place, f);
 		else
-			busy = LOOK_IN(weir_flows4, flow4, 2, t->key, t->hash, mask, f, room);
-		if (f->rest || !busy)
+			(void)LOOK_AT(weir_flows4, flow4, 2, t->key, place, f);
+		if (f->rest)
 			return;
 	}
 }
 
-/* The cached verdict about who asks whom for what. */
-static __always_inline void find_verdict(const struct weir_config *c, const struct tuple *t,
-					 struct flow *f)
+/* A key to be found, and what was found. */
+struct search {
+	__u64 key[5];
+	__u64 hash;
+	__u32 v6;
+	__u32 in_verdicts; /* in the verdict cache, not in the flow table */
+	__u64 free_ctl;    /* of the last free place that was met */
+	__u32 free_place;
+	__u32 has_free;
+};
+
+/*
+ * The place of a key, or -1. A global function, so that the verifier looks at it once; the
+ * entry has to be read again at its place, and may then be gone.
+ */
+__noinline int find_place(struct search *s)
 {
-	struct room unused;
-	__u64 key[5], hash;
+	struct weir_config *c = config();
+	struct flow f;
+
+	if (!s || !c)
+		return -1;
+	for (int look = 0; look < LOOKS; look++) {
+		__u32 busy = 0;
+
+		s->has_free = 0;
+		for (int n = 0; n < 4; n++) {
+			__u32 mask, place, state;
+
+			if (s->in_verdicts)
+				mask = (s->v6 ? WEIR_VERDICTS6 : WEIR_VERDICTS4) / WEIR_FLOW_BUCKET - 1;
+			else
+				mask = s->v6 ? c->flow6_mask : c->flow4_mask;
+			place = place_of(s->hash, mask, n);
+			f.rest = 0;
+			if (s->in_verdicts && s->v6)
+				state = LOOK_AT(weir_verdicts6, flow6, 5, s->key, place, &f);
+			else if (s->in_verdicts)
+				state = LOOK_AT(weir_verdicts4, flow4, 2, s->key, place, &f);
+			else if (s->v6)
+				state = LOOK_AT(weir_flows6, flow6, 5, s->key, place, &f);
+			else
+				state = LOOK_AT(weir_flows4, flow4, 2, s->key, place, &f);
+			if (f.rest)
+				return place;
+			if (state == LOOK_AGAIN)
+				busy++;
+			if (state == WEIR_FLOW_FREE) {
+				s->free_ctl = f.ctl;
+				s->free_place = place;
+				s->has_free = 1;
+			}
+		}
+		if (!busy)
+			break;
+	}
+	return -1;
+}
+
+static __always_inline void search_flow(struct search *s, const struct tuple *t)
+{
+	__builtin_memcpy(s->key, t->key, sizeof(s->key));
+	s->hash = t->hash;
+	s->v6 = t->v6;
+	s->in_verdicts = 0;
+}
+
+static __always_inline void search_verdict(const struct weir_config *c, struct search *s,
+					   const struct tuple *t)
+{
+	verdict_key(t, s->key);
+	s->hash = t->v6 ? hash_words(c, s->key, WEIR_FLOW6_KEY_WORDS) :
+			  hash_words(c, s->key, WEIR_FLOW4_KEY_WORDS);
+	s->v6 = t->v6;
+	s->in_verdicts = 1;
+}
+
+/* Reads the entry at the place of a search, if it is there. */
+static __always_inline void read_place(const struct search *s, int place, struct flow *f)
+{
+	__u32 index = place;
 
 	f->rest = 0;
-	verdict_key(t, key);
-	hash = t->v6 ? hash_words(c, key, WEIR_FLOW6_KEY_WORDS) :
-		       hash_words(c, key, WEIR_FLOW4_KEY_WORDS);
-	if (t->v6)
-		(void)LOOK_IN(weir_verdicts6, flow6, 5, key, hash,
-			      WEIR_VERDICTS6 / WEIR_FLOW_BUCKET - 1, f, &unused);
+	if (place < 0)
+		return;
+	if (s->in_verdicts && s->v6)
+		(void)LOOK_AT(weir_verdicts6, flow6, 5, s->key, index, f);
+	else if (s->in_verdicts)
+		(void)LOOK_AT(weir_verdicts4, flow4, 2, s->key, index, f);
+	else if (s->v6)
+		(void)LOOK_AT(weir_flows6, flow6, 5, s->key, index, f);
 	else
-		(void)LOOK_IN(weir_verdicts4, flow4, 2, key, hash,
-			      WEIR_VERDICTS4 / WEIR_FLOW_BUCKET - 1, f, &unused);
+		(void)LOOK_AT(weir_flows4, flow4, 2, s->key, index, f);
 }
 
 /* ---- what an entry says ----------------------------------------------- */
@@ -337,24 +394,19 @@ static __always_inline void count_returned(struct flow *f, int hi, __u16 before)
 /* ---- entering a flow --------------------------------------------------- */
 
 /*
- * Enters the flow of a packet that a cached verdict lets pass: into a free place, or
- * in the place of an entry of the same key that is over. 0 if there is none, or
+ * Enters the flow of a packet that a cached verdict lets pass, into a place whose control
+ * word is still `ctl`: a free one, or that of an entry of the same key that is over. 0 if
  * somebody else was faster; then a worker decides.
  */
-static __always_inline int enter_flow(const struct tuple *t, const struct flow *old,
-				      const struct room *room, const struct flow *verdict,
-				      __u32 tick)
+static __always_inline int enter_flow(const struct tuple *t, __u32 place, __u64 ctl,
+				      const struct flow *verdict, __u32 tick)
 {
-	__u32 place = old->rest ? old->place : room->place;
-	__u64 ctl = old->rest ? old->ctl : room->ctl;
 	__u64 src = (__u32)verdict->ifindex, dst = verdict->ifindex >> 32;
 	__u64 version = flow_version(ctl) + 1;
 	__u64 busy = version << WEIR_FLOW_VERSION_SHIFT | WEIR_FLOW_BUSY;
 	__u64 seen = WEIR_SEEN_ANY | (t->tcp_flags & WEIR_SEEN_SYN);
 	__u64 *word, *rest;
 
-	if (!old->rest && !room->is_free)
-		return 0;
 	if (t->v6) {
 		struct flow6 *e = bpf_map_lookup_elem(&weir_flows6, &place);
 

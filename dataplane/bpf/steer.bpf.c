@@ -73,7 +73,7 @@ static __always_inline __u32 worker_of(const struct weir_config *c, const struct
 
 static __always_inline int serving(const struct weir_config *c, __u32 worker, __u64 now)
 {
-	if (!c->punt_ifindex || worker >= WEIR_MAX_WORKERS)
+	if (!c->punt_ifindex || !c->workers || worker >= WEIR_MAX_WORKERS)
 		return 0;
 	/* A closed socket leaves the map at once: this notices a killed daemon,
 	 * the heartbeat one that hangs. */
@@ -112,14 +112,13 @@ static __always_inline int may_punt(const struct weir_config *c, __u32 ifindex, 
 /* What the fast path found out about a packet. */
 struct finding {
 	struct tuple tuple;
-	struct flow flow;  /* rest is 0 if there is none for this packet */
-	struct room room;
+	struct flow flow; /* rest is 0 if there is none for this packet */
 	enum family family; /* FAMILY_NONE: the tuple could not be read */
 };
 
+/* Sends the packet to a worker; `known` is what was found if its flow is known. */
 static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
-				const struct packet *p, struct finding *known, __u8 direction,
-				int is_counted)
+				const struct packet *p, struct finding *known, __u8 direction)
 {
 	struct weir_shim shim = {
 		.ifindex = skb->ifindex,
@@ -127,10 +126,10 @@ static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
 		.gso_size = bpf_htons((__u16)skb->gso_size),
 		.tag = bpf_htons(WEIR_SHIM_TAG),
 	};
-	__u32 worker = c->workers ? worker_of(c, p) : 0;
+	__u32 worker = worker_of(c, p);
 	__u64 now = bpf_ktime_get_ns();
 
-	if (!c->workers || !serving(c, worker, now)) {
+	if (!serving(c, worker, now)) {
 		if (c->fail_open)
 			return pass(WEIR_STEER_PASS_NO_WORKER);
 		return drop(WEIR_STEER_DROP_NO_WORKER);
@@ -138,7 +137,7 @@ static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
 	if (!may_punt(c, skb->ifindex, now))
 		return drop(WEIR_STEER_DROP_PUNT_RATE);
 	shim.worker = worker;
-	if (is_counted) {
+	if (known) {
 		/* A GSO packet arrives as its segments. */
 		__u16 packets = skb->gso_segs ? skb->gso_segs : 1;
 
@@ -193,34 +192,37 @@ static __always_inline int is_node_traffic(struct __sk_buff *skb, const struct p
 	return is_node_address(&p->dst) && (is_own(skb, &p->src) || is_link_local6(&p->src));
 }
 
-/* A worker has decided this packet. */
-static __always_inline int decided(struct __sk_buff *skb, struct weir_config *c,
-				   const struct packet *p, __u8 direction)
+/* The packet is back from user space: says so in its flow's entry. */
+static __always_inline void returned(struct __sk_buff *skb, struct weir_config *c, __u16 before)
 {
+	struct search s = {};
+	struct tuple t;
+	struct flow f;
+
+	if (read_tuple(skb, c, &t) == FAMILY_NONE)
+		return;
+	search_flow(&s, &t);
+	read_place(&s, find_place(&s), &f);
+	if (f.rest)
+		count_returned(&f, t.from_hi, before);
+}
+
+/* A worker has decided this packet. A global function: see steer_undecided(). */
+__noinline int steer_decided(struct __sk_buff *skb, __u32 direction)
+{
+	struct weir_config *c = config();
+	struct packet p = {};
 	/* weir_return left a sign in the control buffer. Nothing between its
 	 * redirect and this hook writes there; were the sign lost, the packet
 	 * would be judged once more, no worse. */
 	__u32 sign = skb->cb[0];
 	__u32 counted = skb->cb[1];
 
+	if (!c)
+		return drop(WEIR_STEER_DROP_NO_CONFIG);
 	if ((sign & ~CB_COVERS_BOTH) == CB_DECIDED && (counted & CB_COUNTED)) {
-		struct tuple t;
-		struct flow f;
-		struct room room;
-
 		skb->cb[1] = 0;
-		switch (read_tuple(skb, c, &t)) {
-		case FAMILY_V4:
-			find_flow(c, &t, 0, &f, &room);
-			break;
-		case FAMILY_V6:
-			find_flow(c, &t, 1, &f, &room);
-			break;
-		default:
-			f.rest = 0;
-		}
-		if (f.rest)
-			count_returned(&f, t.from_hi, (__u16)counted);
+		returned(skb, c, (__u16)counted);
 	}
 	if (direction == WEIR_FROM_POD) {
 		/* The mark travels on if the verdict holds at the receiver's
@@ -233,7 +235,8 @@ static __always_inline int decided(struct __sk_buff *skb, struct weir_config *c,
 	skb->mark &= ~(__u32)c->mark_mask;
 	/* Decided for a receiver, which must be this one: whoever made the link
 	 * believe that it has another's address does not get its packets. */
-	if (p->kind != KIND_IP || !(is_own(skb, &p->dst) || is_group(&p->dst)))
+	parse(skb, &p);
+	if (p.kind != KIND_IP || !(is_own(skb, &p.dst) || is_group(&p.dst)))
 		return drop(WEIR_STEER_DROP_RECEIVER);
 	return pass(WEIR_STEER_DECIDED);
 }
@@ -246,6 +249,7 @@ enum answer {
 	ANSWER_CUT,   /* drop */
 	ANSWER_STALE, /* a flow that has to be judged again */
 	ANSWER_HELD,  /* a flow some of whose packets are out in user space */
+	ANSWER_FOREIGN, /* a flow that is not this hook's: a worker sorts it out */
 };
 
 /* A SYN asks for a connection. It is a repetition only on a flow that its sender opened
@@ -260,25 +264,21 @@ static __always_inline int asks_anew(const struct flow *f, const struct tuple *t
 	       (ended & (WEIR_SEEN_FIN | WEIR_SEEN_RST));
 }
 
-/* What the flow table says about a packet at this hook. */
-static __always_inline enum answer follow(struct __sk_buff *skb, struct weir_config *c,
-					  struct finding *found, __u8 direction, int v6)
+/* What the flow that was found says about a packet at this hook. */
+static __always_inline enum answer follow(struct __sk_buff *skb, struct finding *found,
+					  __u8 direction)
 {
 	struct tuple *t = &found->tuple;
 	struct flow *f = &found->flow;
 	__u32 tick;
 
-	find_flow(c, t, v6, f, &found->room);
 	if (!f->rest)
 		return ANSWER_NONE;
 	tick = bpf_ktime_get_coarse_ns() >> WEIR_TICK_SHIFT;
 	/* The end that is at this hook is at the device for which the verdict was
 	 * given: who forges another's 5-tuple does not meet its flow. */
-	if (device_of(f, direction == WEIR_FROM_POD ? t->from_hi : !t->from_hi) != skb->ifindex) {
-		f->rest = 0;
-		found->room.is_free = 0; /* the key has its place; a worker sorts it out */
-		return ANSWER_NONE;
-	}
+	if (device_of(f, direction == WEIR_FROM_POD ? t->from_hi : !t->from_hi) != skb->ifindex)
+		return ANSWER_FOREIGN;
 	if ((tick != (__u32)f->aux && is_over(f, t->protocol, tick)) || asks_anew(f, t))
 		return ANSWER_NONE;
 	if (!stamps_hold(f))
@@ -293,14 +293,23 @@ static __always_inline enum answer follow(struct __sk_buff *skb, struct weir_con
 	return ANSWER_HIT;
 }
 
-/* What was said of other connections like the one that this packet would begin. */
+/* What was said of other connections like the one that this packet would begin. New ones
+ * are begun only while a worker serves, whoever decides: what it said may be out of date
+ * without anybody there to say so. `flows` is the search that found no flow, or at `place`
+ * one that is over. */
 static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_config *c,
-					   struct finding *found, __u8 direction)
+					   const struct packet *p, struct finding *found,
+					   struct search *s, int place, __u8 direction)
 {
 	struct tuple *t = &found->tuple;
+	__u64 ctl = found->flow.rest ? found->flow.ctl : s->free_ctl;
+	__u32 has_room = found->flow.rest || s->has_free;
 	struct flow verdict;
 
-	find_verdict(c, t, &verdict);
+	if (!found->flow.rest)
+		place = s->free_place;
+	search_verdict(c, s, t);
+	read_place(s, find_place(s), &verdict);
 	/* Side lo is the source, side hi the destination. */
 	if (!verdict.rest || device_of(&verdict, direction == WEIR_TO_POD) != skb->ifindex ||
 	    !stamps_hold(&verdict))
@@ -314,38 +323,27 @@ static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_co
 	}
 	if (t->protocol == IPPROTO_TCP && (t->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return PUNT;
-	if (!enter_flow(t, &found->flow, &found->room, &verdict,
-			bpf_ktime_get_coarse_ns() >> WEIR_TICK_SHIFT))
+	if (!has_room || !serving(c, worker_of(c, p), bpf_ktime_get_ns()))
+		return PUNT;
+	if (!enter_flow(t, place, ctl, &verdict, bpf_ktime_get_coarse_ns() >> WEIR_TICK_SHIFT))
 		return PUNT;
 	return pass(WEIR_STEER_OPENED);
 }
 
-static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
+/*
+ * Everything but a hit. A global function, so that the verifier looks at it once and by
+ * itself; it begins anew, since most of what comes here has no flow.
+ */
+__noinline int steer_undecided(struct __sk_buff *skb, __u32 direction)
 {
 	struct weir_config *c = config();
 	struct packet p = {};
 	struct finding found;
-	enum answer answer = ANSWER_NONE;
-	int verdict;
+	struct search s = {};
+	int verdict, place;
 
 	if (!c)
 		return drop(WEIR_STEER_DROP_NO_CONFIG);
-	found.family = FAMILY_NONE;
-	found.flow.rest = 0;
-	if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value) {
-		parse(skb, &p);
-		return decided(skb, c, &p, direction);
-	}
-	if (c->offload) {
-		found.family = read_tuple(skb, c, &found.tuple);
-		if (found.family == FAMILY_V4)
-			answer = follow(skb, c, &found, direction, 0);
-		else if (found.family == FAMILY_V6)
-			answer = follow(skb, c, &found, direction, 1);
-		if (answer == ANSWER_HIT)
-			return pass(WEIR_STEER_HIT);
-	}
-
 	parse(skb, &p);
 	switch (p.kind) {
 	case KIND_L2:
@@ -365,20 +363,65 @@ static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 	}
 	if (is_node_traffic(skb, &p, direction))
 		return pass(WEIR_STEER_NODE);
+	if (!c->offload)
+		return punt(skb, c, &p, 0, direction);
 
-	if (answer == ANSWER_CUT)
+	found.family = read_tuple(skb, c, &found.tuple);
+	if (found.family == FAMILY_NONE)
+		return punt(skb, c, &p, 0, direction);
+	search_flow(&s, &found.tuple);
+	place = find_place(&s);
+	read_place(&s, place, &found.flow);
+	switch (follow(skb, &found, direction)) {
+	case ANSWER_HIT:
+		return pass(WEIR_STEER_HIT);
+	case ANSWER_CUT:
 		return drop(WEIR_STEER_DROP_CUT);
-	if (answer == ANSWER_STALE)
+	case ANSWER_STALE:
 		count(WEIR_STEER_STALE);
-	else if (answer == ANSWER_HELD)
+		return punt(skb, c, &p, &found, direction);
+	case ANSWER_HELD:
 		count(WEIR_STEER_HELD);
-	else if (found.family != FAMILY_NONE) {
-		verdict = open_by_verdict(skb, c, &found, direction);
-		if (verdict != PUNT)
-			return verdict;
+		return punt(skb, c, &p, &found, direction);
+	case ANSWER_FOREIGN:
+		return punt(skb, c, &p, 0, direction);
+	case ANSWER_NONE:
+		break;
 	}
-	return punt(skb, c, &p, &found, direction,
-		    answer == ANSWER_STALE || answer == ANSWER_HELD);
+	verdict = open_by_verdict(skb, c, &p, &found, &s, place, direction);
+	return verdict == PUNT ? punt(skb, c, &p, 0, direction) : verdict;
+}
+
+/* The fast path: whether the flow table says that the packet may pass. A function of its
+ * own, so that its stack is not added to that of what comes after. */
+__noinline int is_hit(struct __sk_buff *skb, __u32 direction)
+{
+	struct weir_config *c = config();
+	struct finding found;
+
+	if (!c)
+		return 0;
+	found.family = read_tuple(skb, c, &found.tuple);
+	if (found.family == FAMILY_V4)
+		find_flow(c, &found.tuple, 0, &found.flow);
+	else if (found.family == FAMILY_V6)
+		find_flow(c, &found.tuple, 1, &found.flow);
+	else
+		return 0;
+	return follow(skb, &found, direction) == ANSWER_HIT;
+}
+
+static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
+{
+	struct weir_config *c = config();
+
+	if (!c)
+		return drop(WEIR_STEER_DROP_NO_CONFIG);
+	if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value)
+		return steer_decided(skb, direction);
+	if (c->offload && is_hit(skb, direction))
+		return pass(WEIR_STEER_HIT);
+	return steer_undecided(skb, direction);
 }
 
 SEC("classifier")

@@ -83,6 +83,7 @@ pub fn resume(run_dir: &Path, node: &Node, pods: &Mutex<Pods>) -> u64 {
     match resumed {
         Ok((enforced, rejudged)) => {
             begin(node, pods);
+            node.announce(enforced);
             tracing::info!(
                 generation = enforced.generation,
                 flows = rejudged.judged,
@@ -160,6 +161,7 @@ impl Publications {
         match self.node.enforce(Arc::new(received.classifier)) {
             Ok((enforced, rejudged)) => {
                 begin(&self.node, &self.pods);
+                self.node.announce(enforced);
                 let workers = u32::try_from(self.node.counters().workers()).unwrap_or(u32::MAX);
                 self.listener.receipt(Receipt {
                     generation,

@@ -149,9 +149,13 @@ impl Node {
         };
         admin.known = Some(known);
         let rejudged = self.restamp(&slots, &new);
-        let enforced = Enforced { generation, at_ns: clock::monotonic_ns() };
+        Ok((Enforced { generation, at_ns: clock::monotonic_ns() }, rejudged))
+    }
+
+    /// Says to those who look at the counters that a generation is enforced: on all
+    /// workers, and, the first time, on all hooks.
+    pub fn announce(&self, enforced: Enforced) {
         self.counters.record_enforced(enforced);
-        Ok((enforced, rejudged))
     }
 
     /// The slots of all addresses for which the two generations differ, and of those that

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use weir_table::classify::Classifier;
+use weir_table::counters::Reason;
 use weir_table::flow::{Flow, FlowTable, Side, Tick};
 use weir_table::mem::Words;
 use weir_table::stamps::{SlotSet, Stamps};
@@ -47,7 +48,11 @@ pub fn rejudge<B: AsRef<[u8]>, W: Words>(
         let new = [Side::Lo, Side::Hi].map(|side| stamps.of(flow.key.end(side).0));
         let connection = judge::connection(&flow.key, flow.initiator);
         let halves = Halves::of(flow.initiator, flow.ifindex);
-        let denied = judge::judge(classifier, &connection, halves).is_err();
+        let verdict = judge::judge(classifier, &connection, halves);
+        if verdict == Err(Reason::BadClass) {
+            continue; // perhaps a lookup that met an address in change
+        }
+        let denied = verdict.is_err();
         if flows.rejudge(entry, denied, new, flow.ifindex).is_some() {
             done.judged += 1;
             done.cut += u64::from(denied && !flow.denied);

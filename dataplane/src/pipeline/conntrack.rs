@@ -195,6 +195,10 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         let connection = judge::connection(&flow.key, flow.initiator);
         let stamps = self.stamps_of(&flow.key);
         let verdict = self.judge(&connection, Halves::of(flow.initiator, packet.ifindex));
+        if verdict == Err(Reason::BadClass) {
+            // Perhaps a lookup that met an address in change: nothing to remember.
+            return (None, Outcome::Drop(Reason::BadClass));
+        }
         let denied = verdict.is_err();
         if denied && !flow.denied {
             self.counters.add(Counter::FlowsCut, 1);

@@ -145,6 +145,16 @@ fn fail(hook: Hook, device: &str, reason: impl Into<String>) -> SteerError {
     SteerError::Attach { program: hook.program(), device: device.to_owned(), reason: reason.into() }
 }
 
+impl Steering {
+    /// Has the kernel verify the hooks' programs, so that none has to wait for it later.
+    pub(super) fn load_hooks(ebpf: &mut Ebpf) -> Result<(), SteerError> {
+        for hook in [Hook::FromPod, Hook::ToPod, Hook::Return] {
+            loaded(ebpf, hook).map_err(SteerError::Load)?;
+        }
+        Ok(())
+    }
+}
+
 fn loaded(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut SchedClassifier, String> {
     let program: &mut SchedClassifier = ebpf
         .program_mut(hook.program())

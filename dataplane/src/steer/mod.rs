@@ -169,7 +169,8 @@ impl Steering {
         }
         loader.map_max_entries("weir_flows4", sizes.flows4);
         loader.map_max_entries("weir_flows6", sizes.flows6);
-        let ebpf = loader.load(OBJECT).map_err(|e| SteerError::Load(chain(&e)))?;
+        let mut ebpf = loader.load(OBJECT).map_err(|e| SteerError::Load(chain(&e)))?;
+        Self::load_hooks(&mut ebpf)?;
         Ok(Self { ebpf, pin_dir: pin_dir.to_owned(), return_link: None })
     }
 

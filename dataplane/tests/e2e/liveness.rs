@@ -59,7 +59,7 @@ fn is_punted(weir: &Weir<'_>, lab: &Lab) -> bool {
 fn a_hung_worker_is_noticed_by_its_heartbeat() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Ptp);
-    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1", "--offload", "off"]);
     let frozen = weir.freeze();
 
     set_heartbeat(&lab, now_ns());
