@@ -399,7 +399,7 @@ __noinline int is_hit(struct __sk_buff *skb, __u32 direction)
 	struct weir_config *c = config();
 	struct finding found;
 
-	if (!c)
+	if (!c || !c->offload)
 		return 0;
 	found.family = read_tuple(skb, c, &found.tuple);
 	if (found.family == FAMILY_V4)
@@ -413,13 +413,17 @@ __noinline int is_hit(struct __sk_buff *skb, __u32 direction)
 
 static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 {
-	struct weir_config *c = config();
+	/* Hardly any packet is marked, so the fast path does not even look whose
+	 * mark it would be. */
+	if (skb->mark) {
+		struct weir_config *c = config();
 
-	if (!c)
-		return drop(WEIR_STEER_DROP_NO_CONFIG);
-	if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value)
-		return steer_decided(skb, direction);
-	if (c->offload && is_hit(skb, direction))
+		if (!c)
+			return drop(WEIR_STEER_DROP_NO_CONFIG);
+		if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value)
+			return steer_decided(skb, direction);
+	}
+	if (is_hit(skb, direction))
 		return pass(WEIR_STEER_HIT);
 	return steer_undecided(skb, direction);
 }
