@@ -345,6 +345,13 @@ static __always_inline int is_held(const struct flow *f, int hi)
 	return (__u16)counts != (__u16)(counts >> 16);
 }
 
+/*
+ * Packets of a side after which it is taken into the kernel even though some are out. A
+ * side that sends faster than packets come back never gets even otherwise. Those that are
+ * out are then overtaken, once; less than this many in one go never are.
+ */
+#define HOLD_AT_MOST 2048
+
 /* Counts `packets` that go out; gives the number that went before them. */
 static __always_inline __u16 count_punted(struct flow *f, int hi, __u16 packets)
 {
@@ -353,9 +360,13 @@ static __always_inline __u16 count_punted(struct flow *f, int hi, __u16 packets)
 
 	for (int try = 0; try < TRIES; try++) {
 		__u16 punted = counts >> shift;
-		__u64 next = counts & ~(0xffffULL << shift);
+		__u16 returned = counts >> (shift + 16);
+		__u16 now = punted + packets;
+		__u64 next = counts & ~(0xffffffffULL << shift);
 
-		next |= (__u64)(__u16)(punted + packets) << shift;
+		if (punted / HOLD_AT_MOST != now / HOLD_AT_MOST)
+			returned = now;
+		next |= ((__u64)now | (__u64)returned << 16) << shift;
 		next = __sync_val_compare_and_swap(&f->rest[WEIR_FLOW_COUNTS], counts, next);
 		if (next == counts)
 			return punted;

@@ -199,6 +199,7 @@ static __always_inline void returned(struct __sk_buff *skb, struct weir_config *
 	struct tuple t;
 	struct flow f;
 
+	pull_headers(skb);
 	if (read_tuple(skb, c, &t) == FAMILY_NONE)
 		return;
 	search_flow(&s, &t);
@@ -366,6 +367,7 @@ __noinline int steer_undecided(struct __sk_buff *skb, __u32 direction)
 	if (!c->offload)
 		return punt(skb, c, &p, 0, direction);
 
+	pull_headers(skb);
 	found.family = read_tuple(skb, c, &found.tuple);
 	if (found.family == FAMILY_NONE)
 		return punt(skb, c, &p, 0, direction);

@@ -27,7 +27,7 @@
 #define IPPROTO_ICMPV6 58
 
 /* Enough for every header that is read here: Ethernet, IPv6, TCP. */
-#define FAST_HEADERS (ETH_HLEN + 40 + 20)
+#define HEADERS (ETH_HLEN + 40 + 20)
 
 struct tuple {
 	__u64 key[5];      /* an entry's key words: two for IPv4, five for IPv6 */
@@ -194,24 +194,29 @@ enum family {
 	FAMILY_V6,
 };
 
-/* Reads the packet's 5-tuple, if it is one for the fast path. */
+/* Moves the headers to where read_tuple() looks for them. Seldom needed and seldom cheap:
+ * the head of a packet that TCP keeps for retransmission has to be copied for it. */
+static __always_inline void pull_headers(struct __sk_buff *skb)
+{
+	const __u8 *data = (const __u8 *)(long)skb->data;
+	const __u8 *end = (const __u8 *)(long)skb->data_end;
+	__u32 want = skb->len;
+
+	if (want > HEADERS)
+		want = HEADERS;
+	if (data + want > end)
+		bpf_skb_pull_data(skb, want);
+}
+
+/* Reads the packet's 5-tuple, if it is one for the fast path and its headers lie in one
+ * piece at the head of the buffer. */
 static __always_inline enum family read_tuple(struct __sk_buff *skb, const struct weir_config *c,
 					      struct tuple *t)
 {
 	const __u8 *data = (const __u8 *)(long)skb->data;
 	const __u8 *end = (const __u8 *)(long)skb->data_end;
-	__u32 want = skb->len;
 	__be16 ethertype;
 
-	if (want > FAST_HEADERS)
-		want = FAST_HEADERS;
-	/* Rare: headers that do not lie in one piece at the head of the buffer. */
-	if (data + want > end) {
-		if (bpf_skb_pull_data(skb, want))
-			return FAMILY_NONE;
-		data = (const __u8 *)(long)skb->data;
-		end = (const __u8 *)(long)skb->data_end;
-	}
 	if (data + ETH_HLEN > end || skb->vlan_present)
 		return FAMILY_NONE;
 	ethertype = *(const __be16 *)(data + 12);
