@@ -1,9 +1,11 @@
 //! Weir's packet path: everything between a pod's host-side device and a verdict.
 //!
-//! `dataplane/README.md` is the architecture book. Read in this order: [`shim`] and
-//! [`frame`] (what travels), [`io`] (where it comes from), [`pipeline`] (what becomes of
-//! it), [`worker`] (the loop), [`node`] and [`pods`] (what the loop is told), [`steer`]
-//! and [`punt`] (the kernel's side), [`daemon`] (how it all starts).
+//! `dataplane/README.md` is the architecture book. Read in this order: `bpf/steer.bpf.c`
+//! (what the kernel decides by itself), [`shim`] and [`frame`] (what travels to user
+//! space), [`io`] (where it comes from), [`pipeline`] (what becomes of it), [`worker`]
+//! (the loop), [`node`] and [`rejudge`] (what a change does), [`pods`] (whose device is
+//! whose), [`seed`] (connections from before), [`steer`] and [`punt`] (programs, maps,
+//! devices), [`daemon`] (how it all starts).
 //!
 //! `unsafe` lives only in the modules that talk to rings and to the kernel; all others
 //! forbid it.

@@ -7,9 +7,14 @@
 //! |---|---|---|
 //! | [`policy`] | sealed memfd, one a generation | control → workers, CLI |
 //! | [`addrmap`] | size-sealed memfd, one a generation | control → workers, CLI |
-//! | [`flow`] | mmapable BPF arrays | workers, steering program → both, CLI |
-//! | [`stamps`] | mmapable BPF array | dataplane's admin side → workers, steering program |
-//! | [`counters`] | mmapable BPF array | workers → CLI, metrics |
+//! | [`flow`] | mmapable BPF arrays | workers, admin side, steering program → all, CLI |
+//! | [`stamps`] | mmapable BPF array | dataplane's admin side → workers, steering program, CLI |
+//! | [`counters`] | mmapable BPF array | workers, admin side → CLI |
+//! | [`abi`] | numbers of `bpf/weir.h` | C → Rust, when it is built |
+//!
+//! And what is built on them: [`classify`] asks table and address map, [`diff`] says for
+//! which addresses two generations differ, [`gate`] when every worker has taken one over,
+//! [`publish`] brings it from control, [`saved`] keeps it for a restart.
 //!
 //! Unsafe code is confined to [`mem`]; everything else works on `&[u8]` that
 //! cannot change or on `&[AtomicU64]` that may, and treats every value that it
