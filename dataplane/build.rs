@@ -1,24 +1,61 @@
-//! Compiles the steering program with clang.
+//! Compiles the steering program with clang, and the programs with which tests try its code.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const HEADER: &str = "bpf/weir.h";
 const PROGRAM: &str = "bpf/steer.bpf.c";
-/// What the program includes beside [`HEADER`].
-const PARTS: [&str; 4] = ["bpf/maps.h", "bpf/tuple.h", "bpf/flow.h", "bpf/parse.h"];
+/// Programs that only tests load: they include the steering program's headers.
+const STRESS: &str = "bpf/stress.bpf.c";
+const TUPLE_TEST: &str = "bpf/tuple_test.bpf.c";
+const HEADERS: [&str; 5] = ["bpf/weir.h", "bpf/maps.h", "bpf/tuple.h", "bpf/flow.h", "bpf/parse.h"];
+
+/// A step of the flow table's protocol that is taken out of `flow.h`, to see that the stress
+/// test notices: name, what is replaced, and by what.
+const BROKEN: [(&str, &str, &str); 2] = [
+    // A reader that does not look at the control word again.
+    ("unchecked", "if (READ(entry[WEIR_FLOW_CTL]) != ctl)", "if (0)"),
+    // A writer whose entry is live before it is whole.
+    (
+        "unclaimed",
+        "<< WEIR_FLOW_VERSION_SHIFT | WEIR_FLOW_BUSY;",
+        "<< WEIR_FLOW_VERSION_SHIFT | 2;",
+    ),
+];
 
 fn main() -> Result<()> {
-    println!("cargo::rerun-if-changed={HEADER}");
-    println!("cargo::rerun-if-changed={PROGRAM}");
-    for part in PARTS {
-        println!("cargo::rerun-if-changed={part}");
+    for source in HEADERS.iter().chain(&[PROGRAM, STRESS, TUPLE_TEST]) {
+        println!("cargo::rerun-if-changed={source}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
-    compile(&PathBuf::from(env::var("OUT_DIR")?).join("steer.bpf.o"))
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    compile(PROGRAM, &[], &out.join("steer.bpf.o"))?;
+    compile(TUPLE_TEST, &[], &out.join("tuple_test.bpf.o"))?;
+    compile(STRESS, &[], &out.join("stress.bpf.o"))?;
+    for (name, step, instead) in BROKEN {
+        let broken = break_flow_h(step, instead)?;
+        let header = out.join(format!("flow_{name}.h"));
+        fs::write(&header, broken)?;
+        // Included first, so that the guard keeps the true one out.
+        let header = header.to_str().ok_or("OUT_DIR is not UTF-8")?;
+        let object = out.join(format!("stress_{name}.bpf.o"));
+        compile(STRESS, &["-Ibpf", "-include", header], &object)?;
+    }
+    Ok(())
+}
+
+/// `flow.h` with one step replaced.
+fn break_flow_h(step: &str, instead: &str) -> Result<String> {
+    let source = fs::read_to_string("bpf/flow.h")?;
+    if source.matches(step).count() != 1 {
+        return Err(
+            format!("bpf/flow.h does not have {step:?} once: adapt BROKEN in build.rs").into()
+        );
+    }
+    Ok(source.replace(step, instead))
 }
 
 /// What the kernel calls an architecture.
@@ -34,7 +71,7 @@ fn kernel_arch(arch: &str) -> &str {
 }
 
 /// Runs `$CLANG` (default `clang`) with target bpf.
-fn compile(object: &Path) -> Result<()> {
+fn compile(program: &str, arguments: &[&str], object: &Path) -> Result<()> {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
     // <asm/types.h> lives in a directory of its own on multiarch distributions,
     // and clang does not look there when it compiles for another target.
@@ -46,13 +83,14 @@ fn compile(object: &Path) -> Result<()> {
         .args(["-O2", "-g", "-Wall", "-Werror", "-target", target, "-mcpu=v3"])
         .arg(format!("-D__TARGET_ARCH_{}", kernel_arch(&arch)))
         .arg(format!("-I/usr/include/{arch}-linux-gnu"))
-        .args(["-c", PROGRAM, "-o"])
+        .args(arguments)
+        .args(["-c", program, "-o"])
         .arg(object)
         .status()
         .map_err(|e| format!("cannot run {clang}: {e}; install clang or set CLANG"))?;
     if !status.success() {
         return Err(format!(
-            "{clang} could not compile {PROGRAM}; it needs the headers of libbpf-dev and gcc-multilib"
+            "{clang} could not compile {program}; it needs the headers of libbpf-dev and gcc-multilib"
         )
         .into());
     }

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * Only for tests/tuple_differential.rs: what read_tuple() (tuple.h) makes of a frame.
+ */
+#include "tuple.h"
+
+/* What was read, in words of 8 bytes. */
+struct reading {
+	__u64 family; /* enum family */
+	__u64 from_hi;
+	__u64 protocol;
+	__u64 tcp_flags;
+	__u64 hash;
+	__u64 key[5];
+	__u64 verdict_key[5];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct reading);
+} weir_reading SEC(".maps");
+
+static __always_inline int read_frame(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct reading *r = bpf_map_lookup_elem(&weir_reading, &zero);
+	struct weir_config *c = config();
+	__u64 verdict[5] = {};
+	struct tuple t = {};
+
+	if (!r || !c)
+		return DROP;
+	r->family = read_tuple(skb, c, &t);
+	if (r->family == FAMILY_NONE)
+		return PASS;
+	r->from_hi = t.from_hi;
+	r->protocol = t.protocol;
+	r->tcp_flags = t.tcp_flags;
+	r->hash = t.hash;
+	verdict_key(&t, verdict);
+	for (int i = 0; i < 5; i++) {
+		r->key[i] = t.key[i];
+		r->verdict_key[i] = verdict[i];
+	}
+	return PASS;
+}
+
+SEC("classifier")
+int tuple_read(struct __sk_buff *skb)
+{
+	return read_frame(skb);
+}
+
+/* The same behind a VLAN tag that the device has taken off the frame. */
+SEC("classifier")
+int tuple_read_tagged(struct __sk_buff *skb)
+{
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 7))
+		return DROP;
+	return read_frame(skb);
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
