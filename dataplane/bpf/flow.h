@@ -25,7 +25,9 @@
 /*
  * Loads before it are done before loads after it. x86 keeps loads in order by
  * itself; elsewhere a fully ordered atomic on the stack does it (the kernel's
- * memory model, atomic_t.txt: value-returning atomics order everything).
+ * memory model, atomic_t.txt: value-returning atomics order everything). It is
+ * an exchange because clang turns an addition whose result is not used into
+ * one that returns nothing, and that orders nothing.
  */
 #if defined(__TARGET_ARCH_x86)
 #define READ_BARRIER() COMPILER_BARRIER()
@@ -34,7 +36,7 @@
 	do {                                               \
 		__u64 fence = 0;                           \
 		COMPILER_BARRIER();                        \
-		__sync_fetch_and_add(&fence, 1);           \
+		__sync_lock_test_and_set(&fence, 1);       \
 		COMPILER_BARRIER();                        \
 	} while (0)
 #endif
@@ -132,27 +134,16 @@ static __always_inline void find_flow(const struct weir_config *c, const struct 
 	f->rest = 0;
 #pragma unroll
 	for (int n = 0; n < 4; n++) {
-		__u32 place = place_of(t->hash, mask, n);
+		__u32 place = place_of(t->s.hash, mask, n);
 
 		if (v6)
-			(void)LOOK_AT(weir_flows6, flow6, 5, t->key, place, f);
+			(void)LOOK_AT(weir_flows6, flow6, 5, t->s.key, place, f);
 		else
-			(void)LOOK_AT(weir_flows4, flow4, 2, t->key, place, f);
+			(void)LOOK_AT(weir_flows4, flow4, 2, t->s.key, place, f);
 		if (f->rest)
 			return;
 	}
 }
-
-/* A key to be found, and what was found. */
-struct search {
-	__u64 key[5];
-	__u64 hash;
-	__u32 v6;
-	__u32 in_verdicts; /* in the verdict cache, not in the flow table */
-	__u64 free_ctl;    /* of the last free place that was met */
-	__u32 free_place;
-	__u32 has_free;
-};
 
 /*
  * The place of a key, or -1. A global function, so that the verifier looks at it once; the
@@ -200,24 +191,6 @@ __noinline int find_place(struct search *s)
 			break;
 	}
 	return -1;
-}
-
-static __always_inline void search_flow(struct search *s, const struct tuple *t)
-{
-	__builtin_memcpy(s->key, t->key, sizeof(s->key));
-	s->hash = t->hash;
-	s->v6 = t->v6;
-	s->in_verdicts = 0;
-}
-
-static __always_inline void search_verdict(const struct weir_config *c, struct search *s,
-					   const struct tuple *t)
-{
-	verdict_key(t, s->key);
-	s->hash = t->v6 ? hash_words(c, s->key, WEIR_FLOW6_KEY_WORDS) :
-			  hash_words(c, s->key, WEIR_FLOW4_KEY_WORDS);
-	s->v6 = t->v6;
-	s->in_verdicts = 1;
 }
 
 /* Reads the entry at the place of a search, if it is there. */
@@ -346,9 +319,9 @@ static __always_inline int is_held(const struct flow *f, int hi)
 }
 
 /*
- * Packets of a side after which it is taken into the kernel even though some are out. A
- * side that sends faster than packets come back never gets even otherwise. Those that are
- * out are then overtaken, once; less than this many in one go never are.
+ * Packets of a side, since it last was even, after which it counts as even although some
+ * are out: a side that sends faster than packets come back never gets even otherwise.
+ * Those that are out are then overtaken, once; of fewer in one go none ever is.
  */
 #define HOLD_AT_MOST 2048
 
@@ -360,13 +333,12 @@ static __always_inline __u16 count_punted(struct flow *f, int hi, __u16 packets)
 
 	for (int try = 0; try < TRIES; try++) {
 		__u16 punted = counts >> shift;
-		__u16 returned = counts >> (shift + 16);
-		__u16 now = punted + packets;
 		__u64 next = counts & ~(0xffffffffULL << shift);
 
-		if (punted / HOLD_AT_MOST != now / HOLD_AT_MOST)
-			returned = now;
-		next |= ((__u64)now | (__u64)returned << 16) << shift;
+		if (punted + packets < HOLD_AT_MOST) {
+			next |= counts & (0xffff0000ULL << shift);
+			next |= (__u64)(punted + packets) << shift;
+		}
 		next = __sync_val_compare_and_swap(&f->rest[WEIR_FLOW_COUNTS], counts, next);
 		if (next == counts)
 			return punted;
@@ -381,20 +353,21 @@ static __always_inline __u16 count_punted(struct flow *f, int hi, __u16 packets)
  */
 static __always_inline void count_returned(struct flow *f, int hi, __u16 before)
 {
-	__u32 shift = counts_shift(hi) + 16;
+	__u32 shift = counts_shift(hi);
 	__u64 counts = READ(f->rest[WEIR_FLOW_COUNTS]);
 
 	for (int try = 0; try < TRIES; try++) {
-		__u16 returned = counts >> shift;
-		__u64 next = counts & ~(0xffffULL << shift);
+		__u16 punted = counts >> shift;
+		__u16 returned = counts >> (shift + 16);
+		__u64 next = counts & ~(0xffffffffULL << shift);
 
-		if ((__s16)(before - returned) > 0)
+		if (returned < before)
 			returned = before;
 		returned++;
-		/* It went out for an entry that this one has replaced. */
-		if ((__s16)(returned - (__u16)(counts >> (shift - 16))) > 0)
-			returned = counts >> (shift - 16);
-		next |= (__u64)returned << shift;
+		/* Even: both begin anew. Beyond even: it went out before the side was
+		 * last even, or for an entry that this one has replaced. */
+		if (returned < punted)
+			next |= ((__u64)punted | (__u64)returned << 16) << shift;
 		next = __sync_val_compare_and_swap(&f->rest[WEIR_FLOW_COUNTS], counts, next);
 		if (next == counts)
 			return;
@@ -418,14 +391,14 @@ static __always_inline int enter_flow(const struct tuple *t, __u32 place, __u64 
 	__u64 seen = WEIR_SEEN_ANY | (t->tcp_flags & WEIR_SEEN_SYN);
 	__u64 *word, *rest;
 
-	if (t->v6) {
+	if (t->s.v6) {
 		struct flow6 *e = bpf_map_lookup_elem(&weir_flows6, &place);
 
 		if (!e || __sync_val_compare_and_swap(&e->word[WEIR_FLOW_CTL], ctl, busy) != ctl)
 			return 0;
-		WRITE(e->word[3], t->key[2]);
-		WRITE(e->word[4], t->key[3]);
-		WRITE(e->word[5], t->key[4]);
+		WRITE(e->word[3], t->s.key[2]);
+		WRITE(e->word[4], t->s.key[3]);
+		WRITE(e->word[5], t->s.key[4]);
 		word = e->word;
 		rest = e->word + WEIR_FLOW_KEY + WEIR_FLOW6_KEY_WORDS;
 	} else {
@@ -437,8 +410,8 @@ static __always_inline int enter_flow(const struct tuple *t, __u32 place, __u64 
 		rest = e->word + WEIR_FLOW_KEY + WEIR_FLOW4_KEY_WORDS;
 	}
 	version = (version + 1) & 0xffffffff;
-	WRITE(word[1], t->key[0]);
-	WRITE(word[2], t->key[1]);
+	WRITE(word[1], t->s.key[0]);
+	WRITE(word[2], t->s.key[1]);
 	WRITE(rest[WEIR_FLOW_AUX],
 	      (version & 0xffff) << WEIR_AUX_VERSION_SHIFT |
 		      seen << (t->from_hi ? WEIR_AUX_SEEN_HI_SHIFT : WEIR_AUX_SEEN_LO_SHIFT) | tick);

@@ -127,7 +127,8 @@ struct {
 	__type(value, __u64);
 } weir_stamps SEC(".maps");
 
-/* When a device's credit of punts will be used up, CLOCK_MONOTONIC in ns. */
+/* When a hook's credit of punts will be used up, CLOCK_MONOTONIC in ns; by device and
+ * direction, so that what floods a pod does not use up the pod's own. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);

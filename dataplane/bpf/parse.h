@@ -36,14 +36,34 @@ enum packet_kind {
 };
 
 struct packet {
+	/* Of ARP and ND, src is what the sender says is its own; all zero if nothing. */
 	struct address src, dst;
-	/* The addresses that choose the worker: of the packet, or, for an ICMP
-	 * error, of the packet that it quotes. */
-	struct address hash_a, hash_b;
+	/* Chooses the worker: hash of the two addresses of the packet, or, for an
+	 * ICMP error, of the packet that it quotes. */
+	__u64 spread;
 	enum packet_kind kind;
-	/* Of ARP and ND: what the sender says is its own; all zero if nothing. */
-	struct address claim;
 };
+
+/* Keyed multilinear hash of one address; the sum over both is symmetric, so
+ * either direction of a connection gives the same. The key keeps a sender
+ * from choosing addresses that all land on one worker. */
+static __always_inline __u64 hash_address(const struct weir_config *c, const struct address *a)
+{
+	__u64 h = c->hash_key[0];
+
+	h += c->hash_key[1] * a->word[0];
+	h += c->hash_key[2] * a->word[1];
+	h += c->hash_key[3] * a->word[2];
+	h += c->hash_key[4] * a->word[3];
+	h ^= h >> 32;
+	return h * (c->hash_key[5] | 1);
+}
+
+static __always_inline __u64 hash_pair(const struct weir_config *c, const struct address *a,
+				       const struct address *b)
+{
+	return hash_address(c, a) + hash_address(c, b);
+}
 
 static __always_inline void map_v4(struct address *a, __u32 v4)
 {
@@ -60,8 +80,10 @@ static __always_inline int is_icmp_error(__u8 type)
 	return type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
 
-static __always_inline void parse_v4(struct __sk_buff *skb, struct packet *p)
+static __always_inline void parse_v4(struct __sk_buff *skb, const struct weir_config *c,
+				     struct packet *p)
 {
+	struct address quoted[2];
 	__u8 header[20], icmp;
 	__u32 l4, addrs[2];
 
@@ -72,8 +94,7 @@ static __always_inline void parse_v4(struct __sk_buff *skb, struct packet *p)
 	__builtin_memcpy(addrs, header + 12, sizeof(addrs));
 	map_v4(&p->src, addrs[0]);
 	map_v4(&p->dst, addrs[1]);
-	p->hash_a = p->src;
-	p->hash_b = p->dst;
+	p->spread = hash_pair(c, &p->src, &p->dst);
 	p->kind = KIND_IP;
 	if (header[9] != IPPROTO_ICMP || (header[6] & 0x1f) || header[7])
 		return;
@@ -82,8 +103,9 @@ static __always_inline void parse_v4(struct __sk_buff *skb, struct packet *p)
 		return;
 	if (bpf_skb_load_bytes(skb, l4 + 8 + 12, addrs, sizeof(addrs)))
 		return;
-	map_v4(&p->hash_a, addrs[0]);
-	map_v4(&p->hash_b, addrs[1]);
+	map_v4(&quoted[0], addrs[0]);
+	map_v4(&quoted[1], addrs[1]);
+	p->spread = hash_pair(c, &quoted[0], &quoted[1]);
 }
 
 static __always_inline int is_multicast6(const struct address *a)
@@ -106,12 +128,11 @@ static __always_inline void classify_icmp6(struct __sk_buff *skb, struct packet 
 		/* RFC 4861 7.1: anything but 255 was forwarded, so is not ours. */
 		if (hop_limit != 255)
 			return;
-		p->claim = p->src;
 		break;
 	case ND_NEIGHBOR_ADVERT:
 		if (hop_limit != 255)
 			return;
-		if (bpf_skb_load_bytes(skb, l4 + 8, &p->claim, sizeof(p->claim))) {
+		if (bpf_skb_load_bytes(skb, l4 + 8, &p->src, sizeof(p->src))) {
 			p->kind = KIND_TRUNCATED;
 			return;
 		}
@@ -119,6 +140,7 @@ static __always_inline void classify_icmp6(struct __sk_buff *skb, struct packet 
 	case ND_ROUTER_SOLICIT:
 		if (hop_limit != 255 || !is_multicast6(&p->dst))
 			return;
+		__builtin_memset(&p->src, 0, sizeof(p->src));
 		break;
 	case MLD_QUERY:
 	case MLD_REPORT:
@@ -127,6 +149,7 @@ static __always_inline void classify_icmp6(struct __sk_buff *skb, struct packet 
 		/* RFC 3810 5: hop limit 1, to a group. */
 		if (hop_limit != 1 || !is_multicast6(&p->dst))
 			return;
+		__builtin_memset(&p->src, 0, sizeof(p->src));
 		break;
 	case ND_ROUTER_ADVERT:
 	case ND_REDIRECT:
@@ -138,8 +161,10 @@ static __always_inline void classify_icmp6(struct __sk_buff *skb, struct packet 
 	p->kind = KIND_NEIGHBOUR;
 }
 
-static __always_inline void parse_v6(struct __sk_buff *skb, struct packet *p)
+static __always_inline void parse_v6(struct __sk_buff *skb, const struct weir_config *c,
+				     struct packet *p)
 {
+	struct address quoted[2];
 	__u8 header[40], ext[2], icmp, next;
 	__u32 l4 = ETH_HLEN + sizeof(header);
 
@@ -149,8 +174,7 @@ static __always_inline void parse_v6(struct __sk_buff *skb, struct packet *p)
 	}
 	__builtin_memcpy(&p->src, header + 8, sizeof(p->src));
 	__builtin_memcpy(&p->dst, header + 24, sizeof(p->dst));
-	p->hash_a = p->src;
-	p->hash_b = p->dst;
+	p->spread = hash_pair(c, &p->src, &p->dst);
 	p->kind = KIND_IP;
 	next = header[6];
 	/* MLD carries a router alert in an 8-byte hop-by-hop header (RFC 3810
@@ -166,10 +190,9 @@ static __always_inline void parse_v6(struct __sk_buff *skb, struct packet *p)
 		return;
 	}
 	/* RFC 4443: types below 128 are errors and quote the packet. */
-	if (bpf_skb_load_bytes(skb, l4 + 8 + 8, header, 32))
+	if (bpf_skb_load_bytes(skb, l4 + 8 + 8, quoted, sizeof(quoted)))
 		return;
-	__builtin_memcpy(&p->hash_a, header, sizeof(p->hash_a));
-	__builtin_memcpy(&p->hash_b, header + 16, sizeof(p->hash_b));
+	p->spread = hash_pair(c, &quoted[0], &quoted[1]);
 }
 
 /* ARP for IPv4 over Ethernet (RFC 826); no other kind has any business here. */
@@ -189,11 +212,12 @@ static __always_inline void parse_arp(struct __sk_buff *skb, struct packet *p)
 	__builtin_memcpy(&sender, arp + 14, sizeof(sender));
 	/* 0.0.0.0 asks without claiming anything (RFC 5227). */
 	if (sender)
-		map_v4(&p->claim, sender);
+		map_v4(&p->src, sender);
 	p->kind = KIND_NEIGHBOUR;
 }
 
-static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
+static __always_inline void parse(struct __sk_buff *skb, const struct weir_config *c,
+				  struct packet *p)
 {
 	__be16 ethertype;
 
@@ -208,9 +232,9 @@ static __always_inline void parse(struct __sk_buff *skb, struct packet *p)
 		return;
 	}
 	if (ethertype == bpf_htons(ETH_P_IP))
-		parse_v4(skb, p);
+		parse_v4(skb, c, p);
 	else if (ethertype == bpf_htons(ETH_P_IPV6))
-		parse_v6(skb, p);
+		parse_v6(skb, c, p);
 	else if (ethertype == bpf_htons(ETH_P_ARP))
 		parse_arp(skb, p);
 	else

@@ -49,26 +49,9 @@
 
 /* ---- choosing the worker ---------------------------------------------- */
 
-/* Keyed multilinear hash of one address; the sum over both is symmetric, so
- * either direction of a connection gives the same. The key keeps a sender
- * from choosing addresses that all land on one worker. */
-static __always_inline __u64 hash_address(const struct weir_config *c, const struct address *a)
-{
-	__u64 h = c->hash_key[0];
-
-	h += c->hash_key[1] * a->word[0];
-	h += c->hash_key[2] * a->word[1];
-	h += c->hash_key[3] * a->word[2];
-	h += c->hash_key[4] * a->word[3];
-	h ^= h >> 32;
-	return h * (c->hash_key[5] | 1);
-}
-
 static __always_inline __u32 worker_of(const struct weir_config *c, const struct packet *p)
 {
-	__u64 h = hash_address(c, &p->hash_a) + hash_address(c, &p->hash_b);
-
-	return (__u32)(((h >> 32) * c->workers) >> 32);
+	return (__u32)(((p->spread >> 32) * c->workers) >> 32);
 }
 
 static __always_inline int serving(const struct weir_config *c, __u32 worker, __u64 now)
@@ -87,17 +70,19 @@ static __always_inline int serving(const struct weir_config *c, __u32 worker, __
 /* ---- the hooks on a pod's veth ---------------------------------------- */
 
 /*
- * Whether the device may send another packet to a worker now. A bucket of credit that
+ * Whether the hook may send another packet to a worker, or open another flow, now. A bucket of credit that
  * refills steadily, kept as one number: the time at which it would be empty (the generic
  * cell rate algorithm, ITU-T I.371). Racing packets may both take the last credit.
  */
-static __always_inline int may_punt(const struct weir_config *c, __u32 ifindex, __u64 now)
+static __always_inline int may_punt(struct __sk_buff *skb, const struct weir_config *c,
+				    __u8 direction, __u64 now)
 {
+	__u32 hook = skb->ifindex << 1 | direction;
 	__u64 *empty_at, until;
 
 	if (!c->punt_interval_ns)
 		return 1;
-	empty_at = bpf_map_lookup_elem(&weir_punt_rate, &ifindex);
+	empty_at = bpf_map_lookup_elem(&weir_punt_rate, &hook);
 	until = empty_at && *empty_at > now ? *empty_at : now;
 	until += c->punt_interval_ns;
 	if (until - now > c->punt_burst_ns)
@@ -105,7 +90,7 @@ static __always_inline int may_punt(const struct weir_config *c, __u32 ifindex, 
 	if (empty_at)
 		*empty_at = until;
 	else
-		bpf_map_update_elem(&weir_punt_rate, &ifindex, &until, BPF_ANY);
+		bpf_map_update_elem(&weir_punt_rate, &hook, &until, BPF_ANY);
 	return 1;
 }
 
@@ -113,12 +98,13 @@ static __always_inline int may_punt(const struct weir_config *c, __u32 ifindex, 
 struct finding {
 	struct tuple tuple;
 	struct flow flow; /* rest is 0 if there is none for this packet */
-	enum family family; /* FAMILY_NONE: the tuple could not be read */
 };
 
-/* Sends the packet to a worker; `known` is what was found if its flow is known. */
+/* Sends the packet to a worker; `known` is what was found if its flow is known. If that is
+ * allowed, the packet goes there for the sake of order only, and passes if it cannot. */
 static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
-				const struct packet *p, struct finding *known, __u8 direction)
+				const struct packet *p, struct finding *known, int is_allowed,
+				__u8 direction)
 {
 	struct weir_shim shim = {
 		.ifindex = skb->ifindex,
@@ -130,12 +116,17 @@ static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
 	__u64 now = bpf_ktime_get_ns();
 
 	if (!serving(c, worker, now)) {
+		if (is_allowed)
+			return pass(WEIR_STEER_HIT);
 		if (c->fail_open)
 			return pass(WEIR_STEER_PASS_NO_WORKER);
 		return drop(WEIR_STEER_DROP_NO_WORKER);
 	}
-	if (!may_punt(c, skb->ifindex, now))
+	if (!may_punt(skb, c, direction, now)) {
+		if (is_allowed)
+			return pass(WEIR_STEER_HIT);
 		return drop(WEIR_STEER_DROP_PUNT_RATE);
+	}
 	shim.worker = worker;
 	if (known) {
 		/* A GSO packet arrives as its segments. */
@@ -195,15 +186,13 @@ static __always_inline int is_node_traffic(struct __sk_buff *skb, const struct p
 /* The packet is back from user space: says so in its flow's entry. */
 static __always_inline void returned(struct __sk_buff *skb, struct weir_config *c, __u16 before)
 {
-	struct search s = {};
-	struct tuple t;
+	struct tuple t = {};
 	struct flow f;
 
 	pull_headers(skb);
 	if (read_tuple(skb, c, &t) == FAMILY_NONE)
 		return;
-	search_flow(&s, &t);
-	read_place(&s, find_place(&s), &f);
+	read_place(&t.s, find_place(&t.s), &f);
 	if (f.rest)
 		count_returned(&f, t.from_hi, before);
 }
@@ -236,7 +225,7 @@ __noinline int steer_decided(struct __sk_buff *skb, __u32 direction)
 	skb->mark &= ~(__u32)c->mark_mask;
 	/* Decided for a receiver, which must be this one: whoever made the link
 	 * believe that it has another's address does not get its packets. */
-	parse(skb, &p);
+	parse(skb, c, &p);
 	if (p.kind != KIND_IP || !(is_own(skb, &p.dst) || is_group(&p.dst)))
 		return drop(WEIR_STEER_DROP_RECEIVER);
 	return pass(WEIR_STEER_DECIDED);
@@ -266,8 +255,8 @@ static __always_inline int asks_anew(const struct flow *f, const struct tuple *t
 }
 
 /* What the flow that was found says about a packet at this hook. */
-static __always_inline enum answer follow(struct __sk_buff *skb, struct finding *found,
-					  __u8 direction)
+static __always_inline enum answer follow(struct __sk_buff *skb, const struct weir_config *c,
+					  struct finding *found, __u8 direction)
 {
 	struct tuple *t = &found->tuple;
 	struct flow *f = &found->flow;
@@ -275,7 +264,7 @@ static __always_inline enum answer follow(struct __sk_buff *skb, struct finding 
 
 	if (!f->rest)
 		return ANSWER_NONE;
-	tick = bpf_ktime_get_coarse_ns() >> WEIR_TICK_SHIFT;
+	tick = c->tick;
 	/* The end that is at this hook is at the device for which the verdict was
 	 * given: who forges another's 5-tuple does not meet its flow. */
 	if (device_of(f, direction == WEIR_FROM_POD ? t->from_hi : !t->from_hi) != skb->ifindex)
@@ -296,21 +285,21 @@ static __always_inline enum answer follow(struct __sk_buff *skb, struct finding 
 
 /* What was said of other connections like the one that this packet would begin. New ones
  * are begun only while a worker serves, whoever decides: what it said may be out of date
- * without anybody there to say so. `flows` is the search that found no flow, or at `place`
- * one that is over. */
+ * without anybody there to say so. `found` has no flow, or at `place` one that is over. */
 static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_config *c,
 					   const struct packet *p, struct finding *found,
-					   struct search *s, int place, __u8 direction)
+					   int place, __u8 direction)
 {
 	struct tuple *t = &found->tuple;
-	__u64 ctl = found->flow.rest ? found->flow.ctl : s->free_ctl;
-	__u32 has_room = found->flow.rest || s->has_free;
+	__u64 ctl = found->flow.rest ? found->flow.ctl : t->s.free_ctl;
+	__u32 has_room = found->flow.rest || t->s.has_free;
 	struct flow verdict;
+	__u64 now;
 
 	if (!found->flow.rest)
-		place = s->free_place;
-	search_verdict(c, s, t);
-	read_place(s, find_place(s), &verdict);
+		place = t->s.free_place;
+	search_verdict(c, t);
+	read_place(&t->s, find_place(&t->s), &verdict);
 	/* Side lo is the source, side hi the destination. */
 	if (!verdict.rest || device_of(&verdict, direction == WEIR_TO_POD) != skb->ifindex ||
 	    !stamps_hold(&verdict))
@@ -324,9 +313,13 @@ static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_co
 	}
 	if (t->protocol == IPPROTO_TCP && (t->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return PUNT;
-	if (!has_room || !serving(c, worker_of(c, p), bpf_ktime_get_ns()))
+	now = bpf_ktime_get_ns();
+	if (!has_room || !serving(c, worker_of(c, p), now))
 		return PUNT;
-	if (!enter_flow(t, place, ctl, &verdict, bpf_ktime_get_coarse_ns() >> WEIR_TICK_SHIFT))
+	if (!may_punt(skb, c, direction, now))
+		return drop(WEIR_STEER_DROP_PUNT_RATE);
+	/* The search for the verdict has taken the place of the flow's key. */
+	if (read_tuple(skb, c, t) == FAMILY_NONE || !enter_flow(t, place, ctl, &verdict, c->tick))
 		return PUNT;
 	return pass(WEIR_STEER_OPENED);
 }
@@ -339,20 +332,19 @@ __noinline int steer_undecided(struct __sk_buff *skb, __u32 direction)
 {
 	struct weir_config *c = config();
 	struct packet p = {};
-	struct finding found;
-	struct search s = {};
+	struct finding found = {};
 	int verdict, place;
 
 	if (!c)
 		return drop(WEIR_STEER_DROP_NO_CONFIG);
-	parse(skb, &p);
+	parse(skb, c, &p);
 	switch (p.kind) {
 	case KIND_L2:
 		return drop(WEIR_STEER_DROP_L2);
 	case KIND_TRUNCATED:
 		return drop(WEIR_STEER_DROP_TRUNCATED);
 	case KIND_NEIGHBOUR:
-		if (direction == WEIR_FROM_POD && !may_claim(skb, &p.claim))
+		if (direction == WEIR_FROM_POD && !may_claim(skb, &p.src))
 			return drop(WEIR_STEER_DROP_ND);
 		return pass(WEIR_STEER_NEIGHBOUR);
 	case KIND_ROUTER:
@@ -365,52 +357,60 @@ __noinline int steer_undecided(struct __sk_buff *skb, __u32 direction)
 	if (is_node_traffic(skb, &p, direction))
 		return pass(WEIR_STEER_NODE);
 	if (!c->offload)
-		return punt(skb, c, &p, 0, direction);
+		return punt(skb, c, &p, 0, 0, direction);
 
 	pull_headers(skb);
-	found.family = read_tuple(skb, c, &found.tuple);
-	if (found.family == FAMILY_NONE)
-		return punt(skb, c, &p, 0, direction);
-	search_flow(&s, &found.tuple);
-	place = find_place(&s);
-	read_place(&s, place, &found.flow);
-	switch (follow(skb, &found, direction)) {
+	if (read_tuple(skb, c, &found.tuple) == FAMILY_NONE)
+		return punt(skb, c, &p, 0, 0, direction);
+	place = find_place(&found.tuple.s);
+	read_place(&found.tuple.s, place, &found.flow);
+	switch (follow(skb, c, &found, direction)) {
 	case ANSWER_HIT:
 		return pass(WEIR_STEER_HIT);
 	case ANSWER_CUT:
-		return drop(WEIR_STEER_DROP_CUT);
+		return drop(direction == WEIR_FROM_POD ? WEIR_STEER_DROP_CUT_EGRESS :
+							 WEIR_STEER_DROP_CUT_INGRESS);
 	case ANSWER_STALE:
 		count(WEIR_STEER_STALE);
-		return punt(skb, c, &p, &found, direction);
+		return punt(skb, c, &p, &found, 0, direction);
 	case ANSWER_HELD:
 		count(WEIR_STEER_HELD);
-		return punt(skb, c, &p, &found, direction);
+		touch(&found.flow, &found.tuple, c->tick);
+		return punt(skb, c, &p, &found, 1, direction);
 	case ANSWER_FOREIGN:
-		return punt(skb, c, &p, 0, direction);
+		return punt(skb, c, &p, 0, 0, direction);
 	case ANSWER_NONE:
 		break;
 	}
-	verdict = open_by_verdict(skb, c, &p, &found, &s, place, direction);
-	return verdict == PUNT ? punt(skb, c, &p, 0, direction) : verdict;
+	verdict = open_by_verdict(skb, c, &p, &found, place, direction);
+	return verdict == PUNT ? punt(skb, c, &p, 0, 0, direction) : verdict;
 }
 
-/* The fast path: whether the flow table says that the packet may pass. A function of its
- * own, so that its stack is not added to that of what comes after. */
-__noinline int is_hit(struct __sk_buff *skb, __u32 direction)
+/*
+ * The fast path: whether the flow table says that the packet may pass. For IPv4 it is
+ * inlined: with today's mitigations a return costs as much as all of its arithmetic. IPv6
+ * needs more stack than would be left for what comes after a miss.
+ */
+static __always_inline int is_hit4(struct __sk_buff *skb, __u32 direction)
 {
 	struct weir_config *c = config();
 	struct finding found;
 
-	if (!c || !c->offload)
+	if (!c || !c->offload || !read_tuple4(skb, c, &found.tuple))
 		return 0;
-	found.family = read_tuple(skb, c, &found.tuple);
-	if (found.family == FAMILY_V4)
-		find_flow(c, &found.tuple, 0, &found.flow);
-	else if (found.family == FAMILY_V6)
-		find_flow(c, &found.tuple, 1, &found.flow);
-	else
+	find_flow(c, &found.tuple, 0, &found.flow);
+	return follow(skb, c, &found, direction) == ANSWER_HIT;
+}
+
+__noinline int is_hit6(struct __sk_buff *skb, __u32 direction)
+{
+	struct weir_config *c = config();
+	struct finding found;
+
+	if (!c || !c->offload || !read_tuple6(skb, c, &found.tuple))
 		return 0;
-	return follow(skb, &found, direction) == ANSWER_HIT;
+	find_flow(c, &found.tuple, 1, &found.flow);
+	return follow(skb, c, &found, direction) == ANSWER_HIT;
 }
 
 static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
@@ -425,7 +425,8 @@ static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 		if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value)
 			return steer_decided(skb, direction);
 	}
-	if (is_hit(skb, direction))
+	if (skb->protocol == bpf_htons(ETH_P_IPV6) ? is_hit6(skb, direction) :
+						     is_hit4(skb, direction))
 		return pass(WEIR_STEER_HIT);
 	return steer_undecided(skb, direction);
 }

@@ -29,10 +29,19 @@
 /* Enough for every header that is read here: Ethernet, IPv6, TCP. */
 #define HEADERS (ETH_HLEN + 40 + 20)
 
-struct tuple {
+/* A key to be found in a table (flow.h), and what was met on the way. */
+struct search {
 	__u64 key[5];      /* an entry's key words: two for IPv4, five for IPv6 */
 	__u64 hash;
-	__u8 v6;
+	__u32 v6;
+	__u32 in_verdicts; /* in the verdict cache, not in the flow table */
+	__u64 free_ctl;    /* of the last free place */
+	__u32 free_place;
+	__u32 has_free;
+};
+
+struct tuple {
+	struct search s;
 	__u8 from_hi;      /* the sender is side hi of the key */
 	__u8 protocol;
 	__u8 tcp_flags;    /* 0 for other protocols */
@@ -121,7 +130,8 @@ static __always_inline int tuple_v4(const struct weir_config *c, const __u8 *ip,
 	/* Options and fragments take the long way. */
 	if (ip[0] != 0x45 || (*(const __be16 *)(ip + 6) & bpf_htons(0x3fff)))
 		return 0;
-	t->v6 = 0;
+	t->s.v6 = 0;
+	t->s.in_verdicts = 0;
 	t->protocol = ip[9];
 	if (!read_ports(ip + 20, end, IPPROTO_ICMP, t, &p))
 		return 0;
@@ -129,13 +139,13 @@ static __always_inline int tuple_v4(const struct weir_config *c, const __u8 *ip,
 	dst = bpf_ntohl(*(const __be32 *)(ip + 16));
 	t->from_hi = src > dst || (src == dst && p.src > p.dst);
 	if (t->from_hi) {
-		t->key[0] = dst | src << 32;
-		t->key[1] = ports_word(p.dst, p.src, t->protocol);
+		t->s.key[0] = dst | src << 32;
+		t->s.key[1] = ports_word(p.dst, p.src, t->protocol);
 	} else {
-		t->key[0] = src | dst << 32;
-		t->key[1] = ports_word(p.src, p.dst, t->protocol);
+		t->s.key[0] = src | dst << 32;
+		t->s.key[1] = ports_word(p.src, p.dst, t->protocol);
 	}
-	t->hash = hash_words(c, t->key, WEIR_FLOW4_KEY_WORDS);
+	t->s.hash = hash_words(c, t->s.key, WEIR_FLOW4_KEY_WORDS);
 	return 1;
 }
 
@@ -161,7 +171,8 @@ static __always_inline int tuple_v6(const struct weir_config *c, const __u8 *ip,
 		return 0;
 	if (ip[0] >> 4 != 6 || is_extension(ip[6]))
 		return 0;
-	t->v6 = 1;
+	t->s.v6 = 1;
+	t->s.in_verdicts = 0;
 	t->protocol = ip[6];
 	if (!read_ports(ip + 40, end, IPPROTO_ICMPV6, t, &p))
 		return 0;
@@ -172,19 +183,19 @@ static __always_inline int tuple_v6(const struct weir_config *c, const __u8 *ip,
 	t->from_hi = src[0] != dst[0] ? src[0] > dst[0] :
 		     src[1] != dst[1] ? src[1] > dst[1] : p.src > p.dst;
 	if (t->from_hi) {
-		t->key[0] = dst[0];
-		t->key[1] = dst[1];
-		t->key[2] = src[0];
-		t->key[3] = src[1];
-		t->key[4] = ports_word(p.dst, p.src, t->protocol);
+		t->s.key[0] = dst[0];
+		t->s.key[1] = dst[1];
+		t->s.key[2] = src[0];
+		t->s.key[3] = src[1];
+		t->s.key[4] = ports_word(p.dst, p.src, t->protocol);
 	} else {
-		t->key[0] = src[0];
-		t->key[1] = src[1];
-		t->key[2] = dst[0];
-		t->key[3] = dst[1];
-		t->key[4] = ports_word(p.src, p.dst, t->protocol);
+		t->s.key[0] = src[0];
+		t->s.key[1] = src[1];
+		t->s.key[2] = dst[0];
+		t->s.key[3] = dst[1];
+		t->s.key[4] = ports_word(p.src, p.dst, t->protocol);
 	}
-	t->hash = hash_words(c, t->key, WEIR_FLOW6_KEY_WORDS);
+	t->s.hash = hash_words(c, t->s.key, WEIR_FLOW6_KEY_WORDS);
 	return 1;
 }
 
@@ -208,46 +219,75 @@ static __always_inline void pull_headers(struct __sk_buff *skb)
 		bpf_skb_pull_data(skb, want);
 }
 
-/* Reads the packet's 5-tuple, if it is one for the fast path and its headers lie in one
- * piece at the head of the buffer. */
-static __always_inline enum family read_tuple(struct __sk_buff *skb, const struct weir_config *c,
-					      struct tuple *t)
+/*
+ * Reads the 5-tuple of an IPv4 packet, if it is one for the fast path and its headers lie
+ * in one piece at the head of the buffer.
+ */
+static __always_inline int read_tuple4(struct __sk_buff *skb, const struct weir_config *c,
+				       struct tuple *t)
 {
 	const __u8 *data = (const __u8 *)(long)skb->data;
 	const __u8 *end = (const __u8 *)(long)skb->data_end;
-	__be16 ethertype;
 
 	if (data + ETH_HLEN > end || skb->vlan_present)
-		return FAMILY_NONE;
-	ethertype = *(const __be16 *)(data + 12);
-	if (ethertype == bpf_htons(ETH_P_IP))
-		return tuple_v4(c, data + ETH_HLEN, end, t) ? FAMILY_V4 : FAMILY_NONE;
-	if (ethertype == bpf_htons(ETH_P_IPV6))
-		return tuple_v6(c, data + ETH_HLEN, end, t) ? FAMILY_V6 : FAMILY_NONE;
-	return FAMILY_NONE;
+		return 0;
+	if (*(const __be16 *)(data + 12) != bpf_htons(ETH_P_IP))
+		return 0;
+	return tuple_v4(c, data + ETH_HLEN, end, t);
+}
+
+/* The same for IPv6. */
+static __always_inline int read_tuple6(struct __sk_buff *skb, const struct weir_config *c,
+				       struct tuple *t)
+{
+	const __u8 *data = (const __u8 *)(long)skb->data;
+	const __u8 *end = (const __u8 *)(long)skb->data_end;
+
+	if (data + ETH_HLEN > end || skb->vlan_present)
+		return 0;
+	if (*(const __be16 *)(data + 12) != bpf_htons(ETH_P_IPV6))
+		return 0;
+	return tuple_v6(c, data + ETH_HLEN, end, t);
+}
+
+static __always_inline enum family read_tuple(struct __sk_buff *skb, const struct weir_config *c,
+					      struct tuple *t)
+{
+	if (read_tuple4(skb, c, t))
+		return FAMILY_V4;
+	return read_tuple6(skb, c, t) ? FAMILY_V6 : FAMILY_NONE;
 }
 
 /*
- * The key under which the verdict about this packet's connection would be cached, its
- * sender as the one who opens it: table/src/flow/verdicts.rs, VerdictKey.
+ * Turns the search for the packet's flow into that for the cached verdict about its
+ * connection, its sender as the one who opens it: table/src/flow/verdicts.rs, VerdictKey.
  */
-static __always_inline void verdict_key(const struct tuple *t, __u64 *key)
+static __always_inline void search_verdict(const struct weir_config *c, struct tuple *t)
 {
-	__u64 ports = t->v6 ? t->key[4] : t->key[1];
+	__u64 *key = t->s.key;
+	__u64 ports = t->s.v6 ? key[4] : key[1];
 	__u16 dport = t->from_hi ? (__u16)ports : (__u16)(ports >> WEIR_PORT_HI_SHIFT);
-	int echo = t->protocol == IPPROTO_ICMP || t->protocol == IPPROTO_ICMPV6;
 
-	ports = ports_word(0, echo ? 0 : dport, t->protocol);
-	if (!t->v6) {
-		key[0] = t->from_hi ? t->key[0] >> 32 | t->key[0] << 32 : t->key[0];
+	if (t->protocol == IPPROTO_ICMP || t->protocol == IPPROTO_ICMPV6)
+		dport = 0; /* echo: no port, but an identifier */
+	ports = ports_word(0, dport, t->protocol);
+	t->s.in_verdicts = 1;
+	if (!t->s.v6) {
+		key[0] = t->from_hi ? key[0] >> 32 | key[0] << 32 : key[0];
 		key[1] = ports;
+		t->s.hash = hash_words(c, key, WEIR_FLOW4_KEY_WORDS);
 		return;
 	}
-	key[0] = t->from_hi ? t->key[2] : t->key[0];
-	key[1] = t->from_hi ? t->key[3] : t->key[1];
-	key[2] = t->from_hi ? t->key[0] : t->key[2];
-	key[3] = t->from_hi ? t->key[1] : t->key[3];
+	if (t->from_hi) {
+		__u64 high = key[0], low = key[1];
+
+		key[0] = key[2];
+		key[1] = key[3];
+		key[2] = high;
+		key[3] = low;
+	}
 	key[4] = ports;
+	t->s.hash = hash_words(c, key, WEIR_FLOW6_KEY_WORDS);
 }
 
 #endif

@@ -142,6 +142,7 @@ struct weir_config {
 	__u64 flow6_mask;      /* ... and of the IPv6 one */
 	__u64 punt_interval_ns; /* a device's punts, at most one each ...; 0 = no limit */
 	__u64 punt_burst_ns;   /* ... after as much credit as this */
+	__u64 tick;            /* coarse time, by the workers; stands still while none runs */
 	__u64 heartbeat_ns[WEIR_MAX_WORKERS]; /* CLOCK_MONOTONIC, by each worker */
 };
 
@@ -156,7 +157,8 @@ enum weir_steering_counter {
 	WEIR_STEER_NEIGHBOUR,       /* ARP, ND, MLD, passed */
 	WEIR_STEER_STALE,           /* punted: a known flow, to be judged again */
 	WEIR_STEER_HELD,            /* punted: earlier packets of the flow are still out */
-	WEIR_STEER_DROP_CUT,        /* a flow that a change of policy has cut */
+	WEIR_STEER_DROP_CUT_EGRESS, /* leaving a pod, of a flow that a change has cut */
+	WEIR_STEER_DROP_CUT_INGRESS, /* the same, entering a pod */
 	WEIR_STEER_DROP_EGRESS,     /* a cached verdict: the sender's policies deny */
 	WEIR_STEER_DROP_INGRESS,    /* a cached verdict: the receiver's policies deny */
 	WEIR_STEER_DROP_PUNT_RATE,  /* the device asked for more punts than its share */
@@ -185,8 +187,9 @@ enum weir_steering_counter {
 #define WEIR_CONFIG_FLOW6_MASK 21
 #define WEIR_CONFIG_PUNT_INTERVAL 22
 #define WEIR_CONFIG_PUNT_BURST 23
-#define WEIR_CONFIG_HEARTBEAT 24
-#define WEIR_CONFIG_WORDS 88
+#define WEIR_CONFIG_TICK 24
+#define WEIR_CONFIG_HEARTBEAT 25
+#define WEIR_CONFIG_WORDS 89
 
 #define WEIR_AT(field, word) \
 	_Static_assert(__builtin_offsetof(struct weir_config, field) == (word) * 8, #field)
@@ -203,6 +206,7 @@ WEIR_AT(flow4_mask, WEIR_CONFIG_FLOW4_MASK);
 WEIR_AT(flow6_mask, WEIR_CONFIG_FLOW6_MASK);
 WEIR_AT(punt_interval_ns, WEIR_CONFIG_PUNT_INTERVAL);
 WEIR_AT(punt_burst_ns, WEIR_CONFIG_PUNT_BURST);
+WEIR_AT(tick, WEIR_CONFIG_TICK);
 WEIR_AT(heartbeat_ns, WEIR_CONFIG_HEARTBEAT);
 _Static_assert(sizeof(struct weir_config) == WEIR_CONFIG_WORDS * 8, "weir_config");
 _Static_assert(sizeof(struct weir_shim) == 16, "weir_shim");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use weir_table::counters::{CounterBlock, Counters};
-use weir_table::flow::{FlowTable, HashKey, VerdictCache};
+use weir_table::flow::{FlowTable, HashKey, Tick, VerdictCache};
 use weir_table::publish::Listener;
 use weir_table::saved;
 use weir_table::stamps::{SlotSet, Stamps};
@@ -29,7 +29,7 @@ use crate::steer::abi::{Config, Fixed, HashKeyWords, Mark, PuntLimit};
 use crate::steer::attach::AttachMode;
 use crate::steer::{Sizes, Steering};
 use crate::worker::{Tables, Worker};
-use crate::{admin, privileges};
+use crate::{admin, clock, privileges};
 
 /// What this program calls itself to publishers.
 const SOFTWARE: &str = concat!("weir-dataplane ", env!("CARGO_PKG_VERSION"));
@@ -94,6 +94,8 @@ impl Daemon {
         let mut steering = Steering::load(&settings.pin_dir, sizes)?;
         let maps = steering.shared_maps(sizes)?;
         let config = Arc::new(Config::new(maps.config));
+        clock::resume_flows(config.tick());
+        config.set_tick(Tick::from_nanos(clock::flow_ns()));
         config.init(
             random_key()?,
             &Fixed {
@@ -113,6 +115,8 @@ impl Daemon {
         let stamps = Arc::new(Stamps::new(maps.stamps, key)?);
         // A change that a dead daemon did not finish.
         stamps.settle(&SlotSet::All);
+        // Nobody writes now: hooks that an earlier daemon left enter flows only while one of
+        // its sockets is open.
         let unfinished = flows.sweep() + verdicts.sweep();
         if unfinished > 0 {
             tracing::warn!(unfinished, "freed flow entries that a dead daemon left half written");

@@ -133,6 +133,8 @@ impl Node {
     ) -> Result<(Enforced, Rejudged), WorkerHangs> {
         let mut admin = self.lock();
         let generation = classifier.generation();
+        // Unknown until every worker has acknowledged: then everything is judged again.
+        let mut before = admin.known.take();
         let old = self.current.load().classifier.clone();
         let new = Arc::clone(&classifier);
         // Before anybody judges by it: what control changes from here on is found later.
@@ -142,9 +144,10 @@ impl Node {
             classifier: Some(classifier),
             endpoints: Arc::clone(&now.endpoints),
         })?;
-        let slots = match (&old, &mut admin.known) {
+        let slots = match (&old, &mut before) {
             (Some(old), Some(before)) => self.slots_between((old, before), (&new, &mut known)),
-            // What an earlier daemon enforced last is not known.
+            // What an earlier daemon enforced last is not known, nor what workers judge by
+            // that did not acknowledge in time.
             _ => SlotSet::All,
         };
         admin.known = Some(known);
@@ -194,7 +197,7 @@ impl Node {
         }
         let (room, _) = self.flows.capacity();
         let seeds = seed::seeds(&snapshot.endpoints, room / 2);
-        let now = Tick::from_nanos(clock::monotonic_ns());
+        let now = Tick::from_nanos(clock::flow_ns());
         let entered = seed::enter(&seeds, classifier, &self.flows, &self.stamps, now);
         if !seeds.is_empty() {
             tracing::info!(
@@ -207,12 +210,21 @@ impl Node {
     }
 
     /// Makes stale what was said about addresses that control has changed in place since
-    /// the last look. `None` if there is no table yet.
+    /// the last look. `None` if there is no table that every worker has acknowledged.
     pub fn addresses_changed(&self) -> Option<Rejudged> {
         let mut admin = self.lock();
         let classifier = self.current.load().classifier.clone()?;
-        let changed = admin.known.as_mut()?.update(&classifier);
-        Some(self.restamp(&self.stamps.slots_of(&changed), &classifier))
+        let known = admin.known.as_mut()?;
+        let before = known.clone();
+        let changed = known.update(&classifier);
+        let slots = self.stamps.slots_of(&changed);
+        // A pod that came or went has few flows; one with another identity may have many.
+        let is_relabelled = |a: &Address| before.contains(*a) && known.contains(*a);
+        if changed.iter().any(is_relabelled) {
+            return Some(self.restamp(&slots, &classifier));
+        }
+        self.outdate(&slots);
+        Some(Rejudged::default())
     }
 
     /// Takes a new set of endpoints over and returns when every worker knows them and no
@@ -230,10 +242,19 @@ impl Node {
             endpoints,
         })?;
         // The flows of these addresses are for the workers: their devices have changed.
-        let slots = self.stamps.slots_of(&moved);
-        self.stamps.announce(&slots);
-        self.stamps.settle(&slots);
+        // Without a table nothing was judged here yet, and what an earlier daemon said
+        // holds until there is one.
+        if self.current.load().classifier.is_some() {
+            self.outdate(&self.stamps.slots_of(&moved));
+        }
         Ok(())
+    }
+
+    /// Ends the validity of what was judged before. The flows concerned come back to the
+    /// workers with their next packets.
+    fn outdate(&self, slots: &SlotSet) {
+        self.stamps.announce(slots);
+        self.stamps.settle(slots);
     }
 
     /// Ends the validity of what was judged before, and judges open flows again.
@@ -242,7 +263,7 @@ impl Node {
             return Rejudged::default();
         }
         let endpoints = Arc::clone(&self.current.load().endpoints);
-        let now = Tick::from_nanos(clock::monotonic_ns());
+        let now = Tick::from_nanos(clock::flow_ns());
         self.stamps.announce(slots);
         let done = rejudge(&self.flows, &self.stamps, slots, classifier, &endpoints, now);
         self.stamps.settle(slots);

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use weir_table::counters::{Counter, CounterBlock, Direction, Reason};
-use weir_table::flow::{FlowTable, VerdictCache};
+use weir_table::flow::{FlowTable, Tick, VerdictCache};
 use weir_table::mem::SharedWords;
 use weir_table::stamps::Stamps;
 
@@ -94,7 +94,7 @@ impl Worker {
             };
             let now = clock::monotonic_ns();
             let received = io.burst(|frames| {
-                pipeline.process(frames, &view, now, &self.counters);
+                pipeline.process(frames, &view, clock::flow_ns_at(now), &self.counters);
             })?;
             if received > 0 {
                 empty = 0;
@@ -109,7 +109,8 @@ impl Worker {
                 self.config.heartbeat(self.id, now);
                 self.counters.add(Counter::TotalNs, now.wrapping_sub(slice_start));
                 slice_start = now;
-                pipeline.expire(&view, now, &self.counters);
+                self.config.set_tick(Tick::from_nanos(clock::flow_ns_at(now)));
+                pipeline.expire(&view, clock::flow_ns_at(now), &self.counters);
                 publish_io(&self.counters, &mut io_seen, io.stats());
             }
             if empty > SPINS {
@@ -119,7 +120,9 @@ impl Worker {
                 gate.park();
                 let slept = io.wait(SLEEP);
                 gate.unpark();
-                self.config.heartbeat(self.id, clock::monotonic_ns());
+                let now = clock::monotonic_ns();
+                self.config.heartbeat(self.id, now);
+                self.config.set_tick(Tick::from_nanos(clock::flow_ns_at(now)));
                 slept?;
             }
         }

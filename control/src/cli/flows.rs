@@ -3,7 +3,6 @@
 use std::io::{BufWriter, Write};
 
 use anyhow::Result;
-use weir_table::flow::Tick;
 
 use super::{OK, Output};
 use crate::live::flows::{FlowRow, rows};
@@ -25,7 +24,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<u8> {
     let view = live::flow_view(&args.places)?;
     let classifier = live::generation(&args.places)?;
-    let now = Tick::from_nanos(live::monotonic_ns());
+    let now = live::flow_time(&args.places)?;
     let rows = rows(&view, &live::validity(&args.places)?, classifier.as_ref(), now);
     let mut out = BufWriter::new(std::io::stdout().lock());
     match args.output {

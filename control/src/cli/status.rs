@@ -4,7 +4,6 @@ use std::io::{BufWriter, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use weir_table::flow::Tick;
 
 use super::{FINDING, OK, Output};
 use crate::live::status::{Sources, Status};
@@ -48,7 +47,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         },
         endpoints: live::endpoints(&args.places)?,
     };
-    let now = Tick::from_nanos(live::monotonic_ns());
+    let now = live::flow_time(&args.places)?;
     let status = Status::of(sources, classifier.as_ref(), now);
     let mut out = BufWriter::new(std::io::stdout().lock());
     match args.output {

@@ -1,7 +1,7 @@
 //! The running node, read from shared memory: nobody is asked, nothing is stopped.
 //!
 //! ```text
-//!   /sys/fs/bpf/weir/  weir_counters weir_flows4 weir_flows6 weir_config   mapped read-only
+//!   /sys/fs/bpf/weir/  weir_counters weir_flows* weir_stamps weir_config   mapped read-only
 //!                      weir_steering                                       read per CPU
 //!   /run/weir/         generation.table generation.addrs endpoints.json    read as files
 //! ```
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use weir_table::abi;
 use weir_table::classify::MappedClassifier;
 use weir_table::counters::{Counters, CountersError};
-use weir_table::flow::{FlowTableError, FlowView, HashKey};
+use weir_table::flow::{FlowTableError, FlowView, HashKey, Tick};
 use weir_table::mem::{Access, MapError, SharedWords, Words};
 use weir_table::saved::{self, SavedError};
 use weir_table::stamps::{Stamps, StampsSize};
@@ -142,12 +142,34 @@ pub fn flow_view(places: &Places) -> Result<FlowView<SharedWords>, LiveError> {
     Ok(FlowView::new(map_pin(places, "weir_flows4")?, map_pin(places, "weir_flows6")?)?)
 }
 
+/// The hooks' configuration record, of our ABI.
+fn config(places: &Places) -> Result<SharedWords, LiveError> {
+    let config = map_pin(places, "weir_config")?;
+    let version = config.words().get(abi::CONFIG_ABI_VERSION as usize);
+    let found = version.map_or(0, |word| word.load(Ordering::Acquire));
+    if found != u64::from(abi::ABI_VERSION) || config.words().len() < abi::CONFIG_WORDS as usize {
+        return Err(LiveError::Abi { found });
+    }
+    Ok(config)
+}
+
+/// The time by the clock of flows, which stands still while no daemon runs.
+///
+/// # Errors
+/// [`LiveError`] if no dataplane has run here, or one of another ABI.
+pub fn flow_time(places: &Places) -> Result<Tick, LiveError> {
+    let config = config(places)?;
+    let tick = config.words().get(abi::CONFIG_TICK as usize);
+    let tick = tick.map_or(0, |word| word.load(Ordering::Acquire));
+    Ok(Tick(u32::try_from(tick).unwrap_or(0)))
+}
+
 /// Which verdicts hold, and who applies them.
 ///
 /// # Errors
 /// [`LiveError`] if no dataplane has run here.
 pub fn validity(places: &Places) -> Result<flows::Validity<SharedWords>, LiveError> {
-    let config = map_pin(places, "weir_config")?;
+    let config = config(places)?;
     let word = |index: usize| config.words().get(index).map_or(0, |w| w.load(Ordering::Acquire));
     let key = HashKey::from_words(std::array::from_fn(word));
     let stamps = Stamps::new(map_pin(places, "weir_stamps")?, key)?;
@@ -210,14 +232,10 @@ fn transmit_drops(table: &str, name: &str) -> Option<u64> {
 /// # Errors
 /// [`LiveError`] if no dataplane has run here, or one of another ABI.
 pub fn heartbeats(places: &Places, workers: usize) -> Result<(Vec<u64>, u64), LiveError> {
-    let config = map_pin(places, "weir_config")?;
+    let config = config(places)?;
     let word = |index: u32| {
         config.words().get(index as usize).map_or(0, |word| word.load(Ordering::Acquire))
     };
-    let found = word(abi::CONFIG_ABI_VERSION);
-    if found != u64::from(abi::ABI_VERSION) || config.words().len() < abi::CONFIG_WORDS as usize {
-        return Err(LiveError::Abi { found });
-    }
     let now = monotonic_ns();
     let ages = (abi::CONFIG_HEARTBEAT..)
         .take(workers)

@@ -233,12 +233,13 @@ fn print_counts(out: &mut impl Write, counts: &BTreeMap<&'static str, u64>) -> i
     Ok(())
 }
 
-/// Packets that the hooks dropped by a cached verdict, for the reason for which a worker
-/// would have.
+/// Packets that the hooks dropped themselves, for the reason for which a worker would have.
 fn dropped_by_hooks(steering: &[(&'static str, u64)], direction: Direction, reason: Reason) -> u64 {
     let name = match (direction, reason) {
         (Direction::Egress, Reason::PolicyEgress) => "drop_egress",
         (Direction::Ingress, Reason::PolicyIngress) => "drop_ingress",
+        (Direction::Egress, Reason::FlowCut) => "drop_cut_egress",
+        (Direction::Ingress, Reason::FlowCut) => "drop_cut_ingress",
         _ => return 0,
     };
     steering.iter().find(|(counter, _)| *counter == name).map_or(0, |(_, packets)| *packets)

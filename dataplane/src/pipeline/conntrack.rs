@@ -24,7 +24,9 @@
 use weir_table::classify::{Classifier, Connection};
 use weir_table::counters::{Counter, CounterBlock, Reason};
 use weir_table::flow::layout::{SEEN_FIN, SEEN_RST};
-use weir_table::flow::{Flow, FlowKey, FlowRef, FlowTable, NewFlow, Side, TableFull, Tick};
+use weir_table::flow::{
+    Flow, FlowKey, FlowRef, FlowTable, InChange, NewFlow, Side, TableFull, Tick,
+};
 use weir_table::mem::Words;
 use weir_table::stamps::Stamps;
 
@@ -66,6 +68,12 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         Self { classifier, flows, stamps, offload, counters, now }
     }
 
+    /// True if what was stamped so still holds.
+    #[inline]
+    pub fn holds(&self, stamps: [u64; 2]) -> bool {
+        self.stamps.hold(stamps)
+    }
+
     /// The stamps of both sides. To be loaded before the verdict that they are to stamp is
     /// asked for: then a change in between leaves the stamps stale, never the verdict.
     #[inline]
@@ -75,8 +83,10 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
 
     /// Decides a packet by its flow.
     pub fn follow(&self, packet: &FlowPacket) -> Outcome {
-        let Some((entry, flow)) = self.flows.lookup(&packet.key, packet.hash) else {
-            return self.open(packet);
+        let (entry, flow) = match self.flows.lookup(&packet.key, packet.hash) {
+            Ok(Some(found)) => found,
+            Ok(None) => return self.open(packet),
+            Err(InChange) => return Outcome::Drop(Reason::FlowInChange),
         };
         let standing = self.standing(&flow, packet);
         if !matches!(standing, Standing::Foreign) {
@@ -107,7 +117,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     pub fn relate(&self, error: &RelatedError) -> Outcome {
         const UNRELATED: Outcome = Outcome::Drop(Reason::IcmpUnrelated);
         let Some(packet) = &error.about else { return UNRELATED };
-        let Some((entry, flow)) = self.flows.lookup(&packet.key, packet.hash) else {
+        let Ok(Some((entry, flow))) = self.flows.lookup(&packet.key, packet.hash) else {
             return UNRELATED;
         };
         match self.standing(&flow, packet) {
@@ -154,13 +164,16 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         let connection = judge::connection(&packet.key, initiator);
         let stamps = self.stamps_of(&packet.key);
         let verdict = self.judge(&connection, Halves::of(initiator, packet.ifindex));
+        if verdict.is_ok() && !packet.resets {
+            self.enter(packet, stamps);
+        }
+        // After the flow: a hook that met the verdict and no flow would enter it by itself,
+        // and let its next packets overtake those that are here.
         self.offload.remember(packet, &connection, verdict, stamps, self.now);
         match verdict {
-            Err(reason) => return Outcome::Drop(reason),
-            Ok(()) if packet.resets => {}
-            Ok(()) => self.enter(packet, stamps),
+            Err(reason) => Outcome::Drop(reason),
+            Ok(()) => pass(packet),
         }
-        pass(packet)
     }
 
     fn enter(&self, packet: &FlowPacket, stamps: [u64; 2]) {

@@ -7,7 +7,7 @@
 //!
 //! The memory is small and fixed: [`SETS`] sets of [`WAYS`] places, the oldest gives way.
 //! What is remembered holds at one hook, for [`LIFETIME`], and as long as the stamps of
-//! both ends do not change.
+//! both ends do.
 #![forbid(unsafe_code)]
 
 use weir_table::counters::Reason;
@@ -80,14 +80,14 @@ impl FragmentCache {
         &mut self,
         hook: HookId,
         fragment: &FragmentOf,
-        stamps: [u64; 2],
+        holds: impl Fn([u64; 2]) -> bool,
         now: Tick,
     ) -> Outcome {
         let known = self.set(fragment).and_then(|set| {
             set.iter().flatten().find(|m| {
                 m.hook == hook
                     && m.key == fragment.key
-                    && m.stamps == stamps
+                    && holds(m.stamps)
                     && now.since(m.since) <= LIFETIME
             })
         });

@@ -183,7 +183,7 @@ impl Pipeline {
                 Crossing::Related(error) => conntrack.relate(error),
                 Crossing::Group(packet) => conntrack.deliver_to_group(packet),
                 Crossing::LaterFragment(fragment) => {
-                    self.fragments.recall(hook, fragment, conntrack.stamps_of(&fragment.key), now)
+                    self.fragments.recall(hook, fragment, |stamps| conntrack.holds(stamps), now)
                 }
             };
             if let Some(fragment) = job.crossing.first_fragment() {

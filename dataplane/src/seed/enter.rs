@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use weir_table::classify::Classifier;
+use weir_table::counters::Reason;
 use weir_table::flow::{FlowTable, NewFlow, Side, Tick};
 use weir_table::mem::Words;
 use weir_table::stamps::Stamps;
@@ -41,8 +42,10 @@ pub fn enter<B: AsRef<[u8]>, W: Words>(
             hold: false,
         };
         let connection = judge::connection(&key, initiator);
-        let denied = judge::judge(classifier, &connection, Halves::of(initiator, ifindex)).is_err();
-        if denied && !answered {
+        let verdict = judge::judge(classifier, &connection, Halves::of(initiator, ifindex));
+        let denied = verdict.is_err();
+        // Left to its next packet, and so is what met an address in change.
+        if (denied && !answered) || verdict == Err(Reason::BadClass) {
             continue;
         }
         let Ok(inserted) = flows.insert(&key, flows.hash(&key), &new, now) else { continue };

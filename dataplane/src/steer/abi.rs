@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub use weir_table::abi::*;
 use weir_table::addr::Address;
+use weir_table::flow::Tick;
 use weir_table::mem::{SharedWords, Words};
 
 use super::Sizes;
@@ -162,6 +163,19 @@ impl Config {
     pub fn serve(&self, punt_ifindex: u32, workers: u32) {
         self.set(CONFIG_WORKERS, workers.into());
         self.set(CONFIG_PUNT_IFINDEX, punt_ifindex.into());
+    }
+
+    /// The clock of flows as the last worker left it; `None` if none ever ran.
+    pub fn tick(&self) -> Option<Tick> {
+        let tick = u32::try_from(self.get(CONFIG_TICK)).unwrap_or(0);
+        (tick != 0).then_some(Tick(tick))
+    }
+
+    /// Tells the hooks the coarse time. Stores nothing if it has not changed.
+    pub fn set_tick(&self, now: Tick) {
+        if self.get(CONFIG_TICK) != u64::from(now.0) {
+            self.set(CONFIG_TICK, now.0.into());
+        }
     }
 
     /// A worker's sign of life; `now` is `CLOCK_MONOTONIC` in nanoseconds.

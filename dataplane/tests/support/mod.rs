@@ -238,8 +238,15 @@ pub fn endpoint(actor: usize, ifindex: u32, quarantined: bool) -> Endpoint {
 
 /// Pod ONE behind device 11, pod TWO behind device 12.
 pub fn two_endpoints() -> Endpoints {
-    let builder =
-        EndpointsBuilder::new().with(endpoint(ONE, 11, false)).with(endpoint(TWO, 12, false));
+    endpoints([(ONE, 11, false), (TWO, 12, false)])
+}
+
+/// Pods behind devices, quarantined or not.
+pub fn endpoints<const N: usize>(pods: [(usize, u32, bool); N]) -> Endpoints {
+    let mut builder = EndpointsBuilder::new();
+    for (actor, ifindex, quarantined) in pods {
+        builder.add(endpoint(actor, ifindex, quarantined));
+    }
     let (endpoints, conflicts) = builder.build();
     assert!(conflicts.is_empty());
     endpoints

@@ -17,6 +17,7 @@ pub struct Node {
     pub classifier: Option<HeapClassifier>,
     pub endpoints: Endpoints,
     pub tables: Tables,
+    pub offload: bool,
     pub tally: Tally,
     pub seconds: u64,
 }
@@ -42,6 +43,7 @@ impl Node {
             classifier: Some(matrix.classifier(1)),
             endpoints: super::two_endpoints(),
             tables,
+            offload: true,
             tally: Tally::new(),
             seconds: 5000,
         }
@@ -72,7 +74,8 @@ impl Node {
     }
 
     pub fn burst(&mut self, frames: &mut [Frame<'_>]) -> Vec<bool> {
-        let view = self.tables.view(self.classifier.as_ref(), &self.endpoints);
+        let mut view = self.tables.view(self.classifier.as_ref(), &self.endpoints);
+        view.verdicts = view.verdicts.filter(|_| self.offload);
         let now = self.seconds * 1_000_000_000;
         self.pipeline.process(frames, &view, now, &self.tally.block);
         frames.iter().map(|frame| frame.accept).collect()

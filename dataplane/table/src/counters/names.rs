@@ -77,6 +77,8 @@ named! {
         IcmpUnrelated = "icmp_unrelated",
         /// The address map named a class that this generation does not know.
         BadClass = "bad_class",
+        /// Its flow was being changed by a thread that was interrupted in the middle.
+        FlowInChange = "flow_in_change",
         /// The transmit ring was full.
         TxFull = "tx_full",
         /// No policy table has been published yet.

@@ -66,6 +66,11 @@ impl KnownAddresses {
         self.epoch
     }
 
+    /// Whether the map held an address.
+    pub fn contains(&self, address: Address) -> bool {
+        self.entries.binary_search_by_key(&address, |entry| entry.0).is_ok()
+    }
+
     /// How many addresses the map held.
     pub fn len(&self) -> usize {
         self.entries.len()

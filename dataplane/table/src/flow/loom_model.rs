@@ -9,6 +9,7 @@ use loom::thread;
 use super::*;
 use crate::addr::Address;
 use crate::mem::heap_words;
+use crate::stamps::Stamps;
 use crate::sync::{Arc, AtomicU64};
 
 type Table = FlowTable<Arc<Vec<AtomicU64>>>;
@@ -41,7 +42,7 @@ fn insert(table: &Table, n: u8) -> FlowRef {
 
 fn lookup(table: &Table, n: u8) -> Option<(FlowRef, Flow)> {
     let (key, _) = key(n);
-    table.lookup(&key, table.hash(&key))
+    table.lookup(&key, table.hash(&key)).ok().flatten()
 }
 
 fn assert_whole(flow: &Flow, n: u8) {
@@ -183,5 +184,137 @@ fn loom_touches_of_both_sides_are_both_kept() {
         let (_, flow) = lookup(&table, 1).unwrap();
         assert_eq!(flow.seen.from(sender), layout::SEEN_ANY | layout::SEEN_ACK);
         assert_eq!(flow.seen.from(sender.other()), layout::SEEN_ANY | layout::SEEN_FIN);
+    });
+}
+
+#[test]
+fn loom_a_touch_during_a_new_verdict_is_noted_or_says_that_it_is_not() {
+    model(|| {
+        let table = table();
+        let flow = insert(&table, 1);
+        let (_, sender) = key(1);
+        let toucher = {
+            let table = table.clone();
+            thread::spawn(move || table.touch(flow, sender.other(), layout::SEEN_FIN, Tick(9)))
+        };
+        table.rejudge(flow, true, [77, 78], [8, 9]).unwrap();
+        let noted = toucher.join().unwrap();
+        let (_, flow) = lookup(&table, 1).unwrap();
+        let fin = layout::SEEN_ANY | layout::SEEN_FIN;
+        assert_eq!(flow.seen.from(sender.other()), if noted { fin } else { 0 });
+        assert_eq!(flow.seen.from(sender), layout::SEEN_ANY);
+        assert_eq!((flow.denied, flow.stamps, flow.ifindex), (true, [77, 78], [8, 9]));
+    });
+}
+
+#[test]
+fn loom_a_count_during_a_new_verdict_leaves_the_other_words_alone() {
+    model(|| {
+        let table = table();
+        let flow = insert(&table, 1);
+        let (_, sender) = key(1);
+        let holder = {
+            let table = table.clone();
+            thread::spawn(move || table.hold(flow, sender))
+        };
+        table.rejudge(flow, true, [77, 78], [8, 9]).unwrap();
+        holder.join().unwrap();
+        let (_, flow) = lookup(&table, 1).unwrap();
+        assert_eq!((flow.denied, flow.stamps, flow.ifindex), (true, [77, 78], [8, 9]));
+        assert_eq!((flow.seen, flow.last_seen), (Seen::default().with(sender, 0), Tick(1)));
+        let before = Counts::default();
+        assert!(flow.counts == before || flow.counts == before.punt(sender), "{flow:?}");
+    });
+}
+
+#[test]
+fn loom_a_late_count_costs_the_next_flow_a_detour_at_most() {
+    model(|| {
+        let table = table();
+        let first = insert(&table, 1);
+        insert(&table, 5);
+        let (_, sender) = key(1);
+        let holder = {
+            let table = table.clone();
+            thread::spawn(move || table.hold(first, sender))
+        };
+        table.delete(first);
+        insert(&table, 2);
+        holder.join().unwrap();
+        let (_, flow) = lookup(&table, 2).unwrap();
+        assert_whole(&flow, 2);
+        let before = Counts::default();
+        assert!(flow.counts == before || flow.counts == before.punt(sender), "{flow:?}");
+    });
+}
+
+/// A cache of one bucket, and stamps that hold for good.
+fn cache() -> Arc<(VerdictCache<Vec<AtomicU64>>, Stamps<Vec<AtomicU64>>)> {
+    let key = HashKey::from_bytes(&[3; HashKey::BYTES]);
+    let v4 = heap_words(layout::v4_words(layout::BUCKET));
+    let v6 = heap_words(layout::v6_words(layout::BUCKET));
+    let cache = VerdictCache::new(v4, v6, key.clone()).unwrap();
+    Arc::new((cache, Stamps::new(heap_words(1), key).unwrap()))
+}
+
+fn verdict_key(n: u8) -> VerdictKey {
+    let [src, dst] = [0, 1].map(|end| Address::v4([10, 0, end, n]));
+    VerdictKey { src, dst, protocol: 17, dport: n.into() }
+}
+
+/// A verdict whose every word follows from `n`; denied for odd ones.
+fn verdict(n: u8) -> CachedVerdict {
+    let denied_by = (n & 1 == 1).then_some(if n & 2 == 0 { Side::Lo } else { Side::Hi });
+    CachedVerdict { denied_by, ifindex: [n.into(), u32::from(n) + 1], stamps: [0, 0] }
+}
+
+#[test]
+fn loom_a_cached_verdict_is_read_whole_or_not_at_all() {
+    model(|| {
+        let shared = cache();
+        let enter = |shared: &(VerdictCache<_>, Stamps<_>), under: u8, n: u8| {
+            shared.0.insert(verdict_key(under), &verdict(n), &shared.1, Tick(n.into()))
+        };
+        assert!(enter(&shared, 1, 1));
+        let writer = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                // In place of the first under its key, and then of either in a full bucket.
+                assert!(enter(&shared, 1, 4));
+                assert!(enter(&shared, 2, 6));
+            })
+        };
+        for (under, may_be) in [(1, &[1, 4][..]), (2, &[6])] {
+            if let Some(found) = shared.0.lookup(verdict_key(under)) {
+                assert!(may_be.iter().any(|&n| found == verdict(n)), "{found:?}");
+            }
+        }
+        writer.join().unwrap();
+        assert_eq!(shared.0.lookup(verdict_key(1)), Some(verdict(4)));
+        assert_eq!(shared.0.lookup(verdict_key(2)), Some(verdict(6)));
+    });
+}
+
+#[test]
+fn loom_a_verdict_that_makes_room_is_never_mixed_with_its_successor() {
+    model(|| {
+        let shared = cache();
+        let enter = |shared: &(VerdictCache<_>, Stamps<_>), n: u8| {
+            shared.0.insert(verdict_key(n), &verdict(n), &shared.1, Tick(n.into()))
+        };
+        assert!(enter(&shared, 1) && enter(&shared, 2));
+        let writer = {
+            let shared = shared.clone();
+            // The denial goes.
+            thread::spawn(move || assert!(enter(&shared, 4)))
+        };
+        for n in [1, 4] {
+            if let Some(found) = shared.0.lookup(verdict_key(n)) {
+                assert_eq!(found, verdict(n));
+            }
+        }
+        writer.join().unwrap();
+        assert_eq!(shared.0.lookup(verdict_key(1)), None);
+        assert_eq!(shared.0.lookup(verdict_key(4)), Some(verdict(4)));
     });
 }

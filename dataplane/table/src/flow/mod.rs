@@ -34,7 +34,7 @@ mod table;
 mod verdicts;
 
 pub use key::{FlowHash, FlowKey, HashKey, Side};
-pub use region::Counts;
+pub use region::{Counts, InChange};
 pub use state::{FlowState, Seen, Tick, timeout};
 pub use table::{
     ExpiryCursor, Flow, FlowRef, FlowTable, FlowTableError, FlowView, Inserted, NewFlow, TableFull,

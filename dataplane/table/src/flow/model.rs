@@ -78,7 +78,7 @@ fn contents(table: &Table) -> HashMap<FlowKey, Flow> {
 }
 
 fn find(table: &Table, key: &FlowKey) -> Option<(FlowRef, Flow)> {
-    table.lookup(key, table.hash(key))
+    table.lookup(key, table.hash(key)).unwrap()
 }
 
 proptest! {
@@ -252,6 +252,47 @@ fn slots_of_a_dead_writer_are_swept() {
     assert_eq!(orphaned.iter().count(), 0);
     assert_eq!(table.sweep(), 0);
     assert_eq!(table.iter().count(), 1);
+}
+
+/// A flow that another thread is just changing is neither there nor absent: whoever took it
+/// for absent would enter it the other way round.
+#[test]
+fn an_entry_in_change_is_not_taken_for_absent() {
+    let words = heap_words(layout::v4_words(2));
+    let hash_key = HashKey::from_bytes(&[1; HashKey::BYTES]);
+    let table = FlowTable::new(&words, &heap_words(layout::v6_words(2)), hash_key).unwrap();
+    let (key, sender) = key(false, 1, 1, 6);
+    let hash = table.hash(&key);
+    assert_eq!(table.lookup(&key, hash), Ok(None));
+    let flow = table.insert(&key, hash, &new_flow(sender, 2, 1), Tick(0)).unwrap().flow;
+    let slot = if words[0].load(Ordering::Relaxed) & layout::STATE_MASK == 0 { 8 } else { 0 };
+    let live = words[slot].load(Ordering::Relaxed);
+    let busy = (live & !layout::STATE_MASK) | layout::STATE_BUSY;
+    words[slot].store(busy, Ordering::Relaxed);
+    assert_eq!(table.lookup(&key, hash), Err(InChange));
+    words[slot].store(live, Ordering::Relaxed);
+    assert_eq!(table.lookup(&key, hash).unwrap().unwrap().0, flow);
+}
+
+#[test]
+fn packets_that_are_out_hold_their_side_alone() {
+    let table = table(4, 4);
+    for six in [false, true] {
+        let (key, sender) = key(six, 1, 1, 17);
+        let hash = table.hash(&key);
+        let new = NewFlow { hold: true, ..new_flow(sender, 0, 1) };
+        let flow = table.insert(&key, hash, &new, Tick(0)).unwrap().flow;
+        let counts = |table: &Table| find(table, &key).unwrap().1.counts;
+        assert!(counts(&table).is_held(sender) && !counts(&table).is_held(sender.other()));
+        table.hold(flow, sender.other());
+        table.hold(flow, sender);
+        assert_eq!(counts(&table).punted(sender), 2);
+        assert_eq!(counts(&table).punted(sender.other()), 1);
+        // A new verdict leaves what is out as it is; the old name counts for nothing.
+        table.rejudge(flow, false, [3, 4], [7, 9]).unwrap();
+        table.hold(flow, sender);
+        assert_eq!(counts(&table).punted(sender), 2);
+    }
 }
 
 #[test]

@@ -47,6 +47,14 @@ const CLAIM_TRIES: usize = 2;
 /// How often a reader that walks the table looks again at an entry in change.
 const READ_TRIES: usize = 16;
 
+/// How often a key is looked for while one of its slots is in change: some microseconds,
+/// a hundred times what a writer needs that is not interrupted.
+#[cfg(not(loom))]
+const FIND_TRIES: usize = 256;
+/// A model has to end.
+#[cfg(loom)]
+const FIND_TRIES: usize = 1;
+
 /// Most slots in which a key can stand.
 const MAX_CANDIDATES: usize = 2 * BUCKET;
 
@@ -167,6 +175,11 @@ impl Counts {
     }
 }
 
+/// Another writer is at work where the key could stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the flow is just being changed by another thread")]
+pub struct InChange;
+
 /// Names one entry in one incarnation of its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Handle {
@@ -257,22 +270,45 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
             .fold(0, |sum, slot| sum.wrapping_add(slot[CTL].load(Ordering::Relaxed)))
     }
 
-    /// The live entry of a key.
+    /// The live entry of a key, in one look at each of its slots. An entry that is just
+    /// changing may be passed over; then `Err` says so.
     #[inline]
-    pub fn find(&self, hash: FlowHash, key: &[u64; K]) -> Option<Snapshot<K>> {
-        self.candidates(hash).find_map(|index| {
-            let slot = self.slot(index)?;
+    fn look(&self, hash: FlowHash, key: &[u64; K]) -> Result<Option<Snapshot<K>>, InChange> {
+        let mut in_change = false;
+        for index in self.candidates(hash) {
+            let Some(slot) = self.slot(index) else { continue };
             let ctl = Ctl(slot[CTL].load(Ordering::Acquire));
             if !ctl.is_live() {
-                return None;
+                in_change |= ctl.is_busy();
+                continue;
             }
             // Most slots hold another key: one comparison, before the rest is read.
             if slot[KEY].load(Ordering::Relaxed) != key[0] {
-                return None;
+                continue;
             }
-            let snapshot = Self::read(slot, index, ctl)?;
-            (snapshot.key == *key).then_some(snapshot)
-        })
+            match Self::read(slot, index, ctl) {
+                Some(snapshot) if snapshot.key == *key => return Ok(Some(snapshot)),
+                Some(_) => {}
+                None => in_change = true,
+            }
+        }
+        if in_change { Err(InChange) } else { Ok(None) }
+    }
+
+    /// The live entry of a key.
+    ///
+    /// # Errors
+    /// [`InChange`] if a writer does not come to an end with one of the key's slots: it may
+    /// be this key's, so that it is not known whether there is an entry.
+    #[inline]
+    pub fn find(&self, hash: FlowHash, key: &[u64; K]) -> Result<Option<Snapshot<K>>, InChange> {
+        for _ in 0..FIND_TRIES {
+            if let Ok(found) = self.look(hash, key) {
+                return Ok(found);
+            }
+            crate::sync::hint::spin_loop();
+        }
+        Err(InChange)
     }
 
     /// Reads a live entry; `None` if it changed meanwhile.
@@ -371,7 +407,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         record: &Record,
         victim: impl Fn(&Snapshot<K>) -> Option<u32>,
     ) -> Option<Placed> {
-        if let Some(old) = self.find(hash, key) {
+        if let Ok(Some(old)) = self.find(hash, key) {
             self.delete(old.handle);
         }
         let (index, busy, evicted) = (0..CLAIM_TRIES).find_map(|_| {

@@ -3,7 +3,7 @@
 
 use super::key::{FlowHash, FlowKey, HashKey, Side};
 use super::layout::{BUCKET, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS};
-use super::region::{Counts, Handle, Record, Region, Snapshot};
+use super::region::{Counts, Handle, InChange, Record, Region, Snapshot};
 use super::state::{FlowState, Seen, Tick};
 use crate::addr::Address;
 use crate::mem::Words;
@@ -195,15 +195,21 @@ impl<W: Words> FlowTable<W> {
 
     /// The flow of a key, allowed or cut, current or stale.
     ///
-    /// An entry that another worker is changing at this very moment is not found; since
-    /// all packets of a flow come to one worker, nobody looks for it then.
+    /// # Errors
+    /// [`InChange`]: another writer (the admin side that judges flows again, a hook, another
+    /// worker) is at the flow's place and was interrupted there. Whether there is a flow is
+    /// not known; to take it for a new one could turn it round.
     #[inline]
-    pub fn lookup(&self, key: &FlowKey, hash: FlowHash) -> Option<(FlowRef, Flow)> {
-        if key.is_v4() {
-            self.v4.find(hash, &key.to_v4_words()).map(|s| from_v4(&s))
+    pub fn lookup(
+        &self,
+        key: &FlowKey,
+        hash: FlowHash,
+    ) -> Result<Option<(FlowRef, Flow)>, InChange> {
+        Ok(if key.is_v4() {
+            self.v4.find(hash, &key.to_v4_words())?.map(|s| from_v4(&s))
         } else {
-            self.v6.find(hash, &key.to_v6_words()).map(|s| from_v6(&s))
-        }
+            self.v6.find(hash, &key.to_v6_words())?.map(|s| from_v6(&s))
+        })
     }
 
     /// Enters a flow whose first packet was seen `now`. Replaces an entry of the same

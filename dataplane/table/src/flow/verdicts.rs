@@ -114,10 +114,10 @@ impl<W: Words> VerdictCache<W> {
     /// The verdict about a key, whether or not its stamps still hold.
     pub fn lookup(&self, key: VerdictKey) -> Option<CachedVerdict> {
         let record = match key.to_v4_words() {
-            Some(words) => self.v4.find(self.key.hash_words(words), &words)?.record,
+            Some(words) => self.v4.find(self.key.hash_words(words), &words).ok()??.record,
             None => {
                 let words = key.to_v6_words();
-                self.v6.find(self.key.hash_words(words), &words)?.record
+                self.v6.find(self.key.hash_words(words), &words).ok()??.record
             }
         };
         let Record { initiator, denied, ifindex, stamps, .. } = record;

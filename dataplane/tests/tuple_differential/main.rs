@@ -1,0 +1,249 @@
+//! The fast path's parser (`bpf/tuple.h`) held against the worker's (`src/parse`).
+//!
+//! Thousands of frames, plain, odd and broken, go through both. The rules:
+//! - whatever is plain the fast path reads; else it would be off without anybody noticing;
+//! - what both read they read alike: same key, same hash, same sender, same TCP flags;
+//! - fragments, ICMP errors, options, extension headers and VLAN tags it leaves alone;
+//! - what the worker refuses and the fast path reads is in [`harmless`], with the reason.
+//!
+//! Needs root. Without it the tests say "skipped: needs root" and pass, unless
+//! `WEIR_REQUIRE_E2E=1`. The kernel runs the parser on the spot (BPF_PROG_TEST_RUN), on real
+//! socket buffers; it makes none in several pieces, and none shorter than an IP header. More frames with
+//! `WEIR_TUPLE_FRAMES`, others with `WEIR_TUPLE_SEED`.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod made;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use aya::maps::Map;
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use made::Dice;
+use weir_dataplane::parse::{Fragment, Packet, ParseError, Transport, parse};
+use weir_dataplane::steer::Sizes;
+use weir_dataplane::steer::abi::{self, CONFIG_WORDS, Config, Fixed, Mark};
+use weir_table::Address;
+use weir_table::flow::{FlowKey, HashKey, Side};
+use weir_table::mem::{Access, SharedWords, Words};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tuple_test.bpf.o"));
+
+/// False: cannot run here, and that is acceptable.
+fn can_run() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let required = std::env::var_os("WEIR_REQUIRE_E2E").is_some_and(|value| value == "1");
+    assert!(root || !required, "WEIR_REQUIRE_E2E=1, but loading BPF programs needs root");
+    if !root {
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+/// Why a packet that the worker would drop may pass on its flow's word. `None`: it may not.
+fn harmless(refusal: ParseError) -> Option<&'static str> {
+    Some(match refusal {
+        // Addresses, protocol and ports stand where every receiver looks for them; with
+        // lengths that do not add up it drops the packet. To check them costs every packet,
+        // and the kernel's own TSO packets of more than 64 KiB claim a length of 0.
+        ParseError::TotalLength { .. }
+        | ParseError::Jumbogram
+        | ParseError::Truncated(_)
+        | ParseError::TcpOffset(_)
+        | ParseError::UdpLength(_) => "harmless: lengths",
+        // Workers enter no flow with such a key, and no IPv4 packet has it.
+        ParseError::MappedAddress => "harmless: IPv4-mapped address",
+        // It can look like an answer to what was sent to the group. Hosts drop such a source
+        // (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
+        ParseError::GroupSource => "harmless: group as source",
+        _ => return None,
+    })
+}
+
+/// What read_tuple() said: `struct reading` of tuple_test.bpf.c.
+#[derive(Debug, PartialEq, Eq)]
+struct Reading {
+    from_hi: bool,
+    protocol: u8,
+    tcp_flags: u8,
+    hash: u64,
+    verdict_hash: u64,
+    key: [u64; 5],
+    verdict_key: [u64; 5],
+}
+
+const READING_WORDS: usize = 16;
+
+/// The keyed hash as table/src/flow/key.rs describes it, for what is no flow's key.
+fn hash_of(secret: &abi::HashKeyWords, words: &[u64]) -> u64 {
+    let mut h = secret[0];
+    for (i, word) in words.iter().enumerate() {
+        h = h.wrapping_add(secret[1 + 2 * i].wrapping_mul(word & 0xffff_ffff));
+        h = h.wrapping_add(secret[2 + 2 * i].wrapping_mul(word >> 32));
+    }
+    h = (h ^ h >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    h ^ h >> 32
+}
+
+struct Kernel {
+    ebpf: Ebpf,
+    reading: SharedWords,
+    secret: abi::HashKeyWords,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        let mut ebpf = EbpfLoader::new().load(OBJECT).unwrap();
+        for (_, program) in ebpf.programs_mut() {
+            let program: &mut SchedClassifier = program.try_into().unwrap();
+            program.load().unwrap();
+        }
+        let words = |name, words| {
+            let Some(Map::Array(data)) = ebpf.map(name) else { panic!("no map {name}") };
+            SharedWords::map(data.fd().as_fd(), words, Access::ReadWrite, "test map").unwrap()
+        };
+        let secret: abi::HashKeyWords =
+            std::array::from_fn(|i| (i as u64 + 3).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let fixed = Fixed {
+            mark: Mark::DEFAULT,
+            fail_open: false,
+            heartbeat_timeout: Duration::from_secs(2),
+            offload: true,
+            punt_limit: None,
+            flows: Sizes { flows4: 1024, flows6: 1024 },
+        };
+        Config::new(words("weir_config", CONFIG_WORDS as usize)).init(secret, &fixed);
+        let reading = words("weir_reading", READING_WORDS);
+        Self { ebpf, reading, secret }
+    }
+
+    fn run(&self, program: &str, frame: &[u8]) -> Option<Reading> {
+        let program: &SchedClassifier = self.ebpf.program(program).unwrap().try_into().unwrap();
+        let options = TestRunOptions { data_in: Some(frame), ..Default::default() };
+        let result = program.test_run(options).unwrap();
+        assert_eq!(result.return_value, u32::MAX, "TC_ACT_UNSPEC");
+        let words: [u64; READING_WORDS] =
+            std::array::from_fn(|i| self.reading.words()[i].load(Ordering::Relaxed));
+        let [family, from_hi, protocol, tcp_flags, hash, verdict_hash, rest @ ..] = words;
+        (family != 0).then(|| Reading {
+            from_hi: from_hi != 0,
+            protocol: protocol as u8,
+            tcp_flags: tcp_flags as u8,
+            hash,
+            verdict_hash,
+            key: std::array::from_fn(|i| rest[i]),
+            verdict_key: std::array::from_fn(|i| rest[5 + i]),
+        })
+    }
+
+    fn read(&self, frame: &[u8]) -> Option<Reading> {
+        self.run("tuple_read", frame)
+    }
+
+    /// What read_tuple() has to say of a packet, by the words of table/src/flow/layout.rs.
+    fn expected(&self, packet: &Packet) -> Reading {
+        let t = &packet.tuple;
+        let (key, sender) = FlowKey::new((t.src, t.sport), (t.dst, t.dport), t.protocol);
+        let words = |a: Address, b: Address, ports: u64| {
+            let mut words = [0; 5];
+            match (a.v4_bits(), b.v4_bits()) {
+                (Some(a), Some(b)) => {
+                    words[..2].copy_from_slice(&[u64::from(a) | u64::from(b) << 32, ports]);
+                }
+                _ => {
+                    let ((a, b), (c, d)) = (a.to_words(), b.to_words());
+                    words = [a, b, c, d, ports];
+                }
+            }
+            words
+        };
+        let (lo, hi) = (key.end(Side::Lo), key.end(Side::Hi));
+        let protocol = u64::from(t.protocol) << 32;
+        let echo = packet.transport == Transport::IcmpEcho;
+        let dport = if echo { 0 } else { u64::from(t.dport) };
+        let tcp_flags = if let Transport::Tcp(flags) = packet.transport { flags.0 } else { 0 };
+        let verdict_key = words(t.src, t.dst, dport << 16 | protocol);
+        let used = if t.src.is_v4() { 2 } else { 5 };
+        Reading {
+            from_hi: sender == Side::Hi,
+            protocol: t.protocol,
+            tcp_flags,
+            hash: HashKey::from_words(self.secret).hash(&key).bits(),
+            verdict_hash: hash_of(&self.secret, &verdict_key[..used]),
+            key: words(lo.0, hi.0, u64::from(lo.1) | u64::from(hi.1) << 16 | protocol),
+            verdict_key,
+        }
+    }
+
+    /// Holds the two against each other; gives what became of the frame.
+    fn compare(&self, frame: &[u8]) -> &'static str {
+        let (worker, reading) = (parse(frame), self.read(frame));
+        let Some(reading) = reading else {
+            return if worker.is_ok() { "left to the worker" } else { "left alone by both" };
+        };
+        match worker {
+            Ok(packet) => {
+                assert_eq!(reading, self.expected(&packet), "{packet:?}\n{frame:02x?}");
+                assert_eq!(packet.fragment, Fragment::No, "{frame:02x?}");
+                let known = !matches!(
+                    packet.transport,
+                    Transport::IcmpError(_) | Transport::Icmp | Transport::Unseen
+                );
+                assert!(known, "{packet:?}\n{frame:02x?}");
+                "read alike"
+            }
+            Err(refusal) => harmless(refusal).unwrap_or_else(|| {
+                panic!("the worker refuses ({refusal}) what the fast path reads: {frame:02x?}")
+            }),
+        }
+    }
+}
+
+fn frames_wanted() -> usize {
+    std::env::var("WEIR_TUPLE_FRAMES").map_or(20_000, |n| n.parse().unwrap())
+}
+
+#[test]
+fn the_fast_path_reads_every_plain_packet() {
+    if !can_run() {
+        return;
+    }
+    let (kernel, mut dice) = (Kernel::new(), Dice::from_env());
+    for _ in 0..frames_wanted() {
+        let frame = made::plain(&mut dice);
+        assert_eq!(kernel.compare(&frame), "read alike", "{:?}\n{frame:02x?}", parse(&frame));
+        assert_eq!(kernel.run("tuple_read_tagged", &frame), None, "a VLAN tag: {frame:02x?}");
+    }
+}
+
+#[test]
+fn what_both_read_they_read_alike() {
+    if !can_run() {
+        return;
+    }
+    let (kernel, mut dice) = (Kernel::new(), Dice::from_env());
+    let mut outcomes = BTreeMap::new();
+    for _ in 0..frames_wanted() {
+        let mut frame = made::plain(&mut dice);
+        let odd = dice.below(4) == 0;
+        if odd {
+            made::make_odd(&mut dice, &mut frame);
+            assert_eq!(kernel.read(&frame), None, "{:?}\n{frame:02x?}", parse(&frame));
+        }
+        made::break_it(&mut dice, &mut frame);
+        if frame.len() >= made::l3_end(&frame) {
+            *outcomes.entry(kernel.compare(&frame)).or_insert(0) += 1;
+        }
+    }
+    eprintln!("{outcomes:#?}");
+    for outcome in ["read alike", "left to the worker", "left alone by both"] {
+        let share = outcomes.get(outcome).copied().unwrap_or(0) as f64 / frames_wanted() as f64;
+        assert!(share > 0.05, "{outcome}: {share}");
+    }
+}
