@@ -58,21 +58,22 @@ static __always_inline struct stress *stress(void)
 /* Key n: odd ones are IPv6; every other pair is opened by side hi. */
 static __always_inline void tuple_of(const struct weir_config *c, __u32 n, struct tuple *t)
 {
-	t->v6 = n & 1;
+	t->s.v6 = n & 1;
+	t->s.in_verdicts = 0;
 	t->from_hi = n >> 1 & 1;
 	t->protocol = IPPROTO_TCP;
 	t->tcp_flags = TCP_SYN;
-	if (t->v6) {
-		t->key[0] = 0xfd00000000000000;
-		t->key[1] = n;
-		t->key[2] = 0xfd00000000000001;
-		t->key[3] = n;
-		t->key[4] = ports_word(1000 + n, 80, IPPROTO_TCP);
-		t->hash = hash_words(c, t->key, WEIR_FLOW6_KEY_WORDS);
+	if (t->s.v6) {
+		t->s.key[0] = 0xfd00000000000000;
+		t->s.key[1] = n;
+		t->s.key[2] = 0xfd00000000000001;
+		t->s.key[3] = n;
+		t->s.key[4] = ports_word(1000 + n, 80, IPPROTO_TCP);
+		t->s.hash = hash_words(c, t->s.key, WEIR_FLOW6_KEY_WORDS);
 	} else {
-		t->key[0] = (0x0a000000ULL + n) | (0x0a010000ULL + n) << 32;
-		t->key[1] = ports_word(1000 + n, 80, IPPROTO_TCP);
-		t->hash = hash_words(c, t->key, WEIR_FLOW4_KEY_WORDS);
+		t->s.key[0] = (0x0a000000ULL + n) | (0x0a010000ULL + n) << 32;
+		t->s.key[1] = ports_word(1000 + n, 80, IPPROTO_TCP);
+		t->s.hash = hash_words(c, t->s.key, WEIR_FLOW4_KEY_WORDS);
 	}
 }
 
@@ -121,7 +122,7 @@ __noinline int look_fast(__u32 n)
 	if (!c)
 		return WRONG;
 	tuple_of(c, n, &t);
-	if (t.v6)
+	if (t.s.v6)
 		find_flow(c, &t, 1, &f);
 	else
 		find_flow(c, &t, 0, &f);
@@ -132,15 +133,13 @@ __noinline int look_fast(__u32 n)
 __noinline int look_slowly(__u32 n)
 {
 	struct weir_config *c = config();
-	struct search s = {};
-	struct tuple t;
+	struct tuple t = {};
 	struct flow f;
 
 	if (!c)
 		return WRONG;
 	tuple_of(c, n, &t);
-	search_flow(&s, &t);
-	read_place(&s, find_place(&s), &f);
+	read_place(&t.s, find_place(&t.s), &f);
 	return judge(&f, n);
 }
 
@@ -155,11 +154,11 @@ __noinline int look_at_one(__u32 n, __u32 which)
 	if (!c)
 		return WRONG;
 	tuple_of(c, n, &t);
-	place = place_of(t.hash, t.v6 ? c->flow6_mask : c->flow4_mask, which & 3);
-	if (t.v6)
-		state = LOOK_AT(weir_flows6, flow6, 5, t.key, place, &f);
+	place = place_of(t.s.hash, t.s.v6 ? c->flow6_mask : c->flow4_mask, which & 3);
+	if (t.s.v6)
+		state = LOOK_AT(weir_flows6, flow6, 5, t.s.key, place, &f);
 	else
-		state = LOOK_AT(weir_flows4, flow4, 2, t.key, place, &f);
+		state = LOOK_AT(weir_flows4, flow4, 2, t.s.key, place, &f);
 	return state == LOOK_AGAIN ? LOOKED_AGAIN : judge(&f, n);
 }
 
@@ -202,9 +201,8 @@ enum written { NOTHING, OPENED, RACED, TORN };
 __noinline int write_key(__u32 n, __u32 dice)
 {
 	struct weir_config *c = config();
-	struct search s = {};
 	struct flow f, verdict = {};
-	struct tuple t;
+	struct tuple t = {};
 	__u32 e = dice & ~1U;
 	__u32 tick = (dice & ~(MOST_KEYS - 1)) | n;
 	int place;
@@ -212,9 +210,8 @@ __noinline int write_key(__u32 n, __u32 dice)
 	if (!c)
 		return NOTHING;
 	tuple_of(c, n, &t);
-	search_flow(&s, &t);
-	place = find_place(&s);
-	read_place(&s, place, &f);
+	place = find_place(&t.s);
+	read_place(&t.s, place, &f);
 	if (f.rest) {
 		if (!entry_is_whole(&f, n))
 			return TORN;
@@ -225,17 +222,17 @@ __noinline int write_key(__u32 n, __u32 dice)
 			count_returned(&f, t.from_hi, 0);
 			return NOTHING;
 		}
-	} else if (!s.has_free) {
+	} else if (!t.s.has_free) {
 		return NOTHING;
 	} else {
-		place = s.free_place;
+		place = t.s.free_place;
 	}
 	/* A verdict's side lo is the source, who is the flow's initiator. */
 	verdict.stamp_lo = stamp_of(n, e, t.from_hi);
 	verdict.stamp_hi = stamp_of(n, e, !t.from_hi);
 	verdict.ifindex = device_number(n, e, t.from_hi) |
 			  (__u64)device_number(n, e, !t.from_hi) << 32;
-	return enter_flow(&t, place, f.rest ? f.ctl : s.free_ctl, &verdict, tick) ? OPENED : RACED;
+	return enter_flow(&t, place, f.rest ? f.ctl : t.s.free_ctl, &verdict, tick) ? OPENED : RACED;
 }
 
 SEC("classifier")
@@ -269,8 +266,7 @@ __noinline int touch_key(__u32 n, __u32 dice)
 {
 	struct weir_config *c = config();
 	struct stress *s = stress();
-	struct search search = {};
-	struct tuple t;
+	struct tuple t = {};
 	struct flow f;
 	__u64 counts;
 	__u8 seen;
@@ -278,8 +274,7 @@ __noinline int touch_key(__u32 n, __u32 dice)
 	if (!c || !s || n >= REMEMBERED)
 		return WRONG;
 	tuple_of(c, n, &t);
-	search_flow(&search, &t);
-	read_place(&search, find_place(&search), &f);
+	read_place(&t.s, find_place(&t.s), &f);
 	if (!f.rest)
 		return MISSED;
 	seen = seen_from(f.aux, t.from_hi) & WEIR_SEEN_RST;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * Only for tests/tuple_differential.rs: what read_tuple() (tuple.h) makes of a frame.
+ * Only for tests/tuple_differential: what read_tuple() (tuple.h) makes of a frame.
  */
 #include "tuple.h"
 
@@ -11,6 +11,7 @@ struct reading {
 	__u64 protocol;
 	__u64 tcp_flags;
 	__u64 hash;
+	__u64 verdict_hash;
 	__u64 key[5];
 	__u64 verdict_key[5];
 };
@@ -28,7 +29,6 @@ static __always_inline int read_frame(struct __sk_buff *skb)
 	__u32 zero = 0;
 	struct reading *r = bpf_map_lookup_elem(&weir_reading, &zero);
 	struct weir_config *c = config();
-	__u64 verdict[5] = {};
 	struct tuple t = {};
 
 	if (!r || !c)
@@ -39,12 +39,13 @@ static __always_inline int read_frame(struct __sk_buff *skb)
 	r->from_hi = t.from_hi;
 	r->protocol = t.protocol;
 	r->tcp_flags = t.tcp_flags;
-	r->hash = t.hash;
-	verdict_key(&t, verdict);
-	for (int i = 0; i < 5; i++) {
-		r->key[i] = t.key[i];
-		r->verdict_key[i] = verdict[i];
-	}
+	r->hash = t.s.hash;
+	for (int i = 0; i < 5; i++)
+		r->key[i] = t.s.key[i];
+	search_verdict(c, &t);
+	r->verdict_hash = t.s.hash;
+	for (int i = 0; i < 5; i++)
+		r->verdict_key[i] = t.s.key[i];
 	return PASS;
 }
 

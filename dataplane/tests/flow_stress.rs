@@ -245,7 +245,7 @@ impl Known {
     }
 
     fn lookup(&self, table: &FlowTable<SharedWords>) -> Option<(FlowRef, Flow)> {
-        table.lookup(&self.key, self.hash)
+        table.lookup(&self.key, self.hash).ok().flatten()
     }
 
     /// `e` must be even: a new flow is allowed. False if there is no room.
