@@ -2,7 +2,7 @@
 //! pod sends, however broken, is dropped and counted and harms nobody.
 
 use std::net::UdpSocket;
-use std::process::{Child, Output};
+use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::probe::By::{Icmp, Tcp, Udp};
 use crate::probe::{TCP_PORT, differences, reaches};
 use crate::turn;
 use crate::weir::{Weir, binary};
+use crate::wire::{Wire, packet};
 
 #[test]
 fn missing_rights_and_file_systems_are_told_in_one_sentence() {
@@ -45,45 +46,6 @@ fn one_sentence(out: &Output, named: &str) {
     let lines: Vec<&str> = told.lines().filter(|line| !line.trim().is_empty()).collect();
     assert_eq!(lines.len(), 1, "{named}: one sentence, not: {told}");
     assert!(lines[0].contains(named), "{told:?} does not name {named}");
-}
-
-/// Frames are written to the pod's interface as they are, past its own stack.
-struct Wire {
-    socat: Child,
-    feed: UdpSocket,
-}
-
-impl Wire {
-    /// socat in the pod turns each datagram on its loopback into a frame on eth0.
-    fn of(lab: &Lab, pod: &str) -> Self {
-        let socat = lab
-            .enter(pod, "socat")
-            .args(["-u", "UDP4-RECV:7777,bind=127.0.0.1,rcvbuf=4194304", "INTERFACE:eth0"])
-            .spawn()
-            .unwrap();
-        let feed = lab.within(pod, || UdpSocket::bind(("127.0.0.1", 0)).unwrap());
-        feed.connect(("127.0.0.1", 7777)).unwrap();
-        thread::sleep(Duration::from_millis(300));
-        Self { socat, feed }
-    }
-
-    fn send(&self, frame: &[u8]) {
-        self.feed.send(frame).unwrap();
-        thread::sleep(Duration::from_micros(100));
-    }
-
-    /// Waits until everything fed has left the pod.
-    fn flush(&mut self) {
-        thread::sleep(Duration::from_millis(300));
-        assert!(self.socat.try_wait().unwrap().is_none(), "socat gave up on a frame");
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        let _ = self.socat.kill();
-        let _ = self.socat.wait();
-    }
 }
 
 /// xorshift64*, seeded: the same frames in every run.
@@ -164,18 +126,8 @@ fn good_frames(lab: &Lab) -> Vec<Vec<u8>> {
     let (from, to) = (lab.mac("curl"), lab.mac("web"));
     let mut frames = Vec::new();
     for family in Family::BOTH {
-        let start = || {
-            let ethernet = PacketBuilder::ethernet2(from, to);
-            match (lab.address("curl", family), lab.address("web", family)) {
-                (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
-                    ethernet.ipv4(from.octets(), to.octets(), 64)
-                }
-                (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => {
-                    ethernet.ipv6(from.octets(), to.octets(), 64)
-                }
-                mixed => unreachable!("{mixed:?}"),
-            }
-        };
+        let start =
+            || packet((from, to), (lab.address("curl", family), lab.address("web", family)));
         let payload = [0x77; 24];
         let mut frame = Vec::new();
         start().tcp(40_000, TCP_PORT, 1, 64_000).syn().write(&mut frame, &[]).unwrap();

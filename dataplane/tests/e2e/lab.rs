@@ -5,7 +5,7 @@
 //! used like any other ([`Lab::within`]).
 
 use std::fs::{self, File};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -65,6 +65,23 @@ impl Lab {
     /// Makes a pod by CNI.
     pub fn pod(&self, name: &str) {
         self.run(&["pod", name]);
+    }
+
+    /// Makes a pod by CNI with the addresses of one that is gone, one a family. Nobody
+    /// else may make pods meanwhile.
+    pub fn pod_at(&self, name: &str, addresses: [IpAddr; 2]) {
+        for (range, address) in addresses.into_iter().enumerate() {
+            // host-local goes on behind the address that it gave last.
+            let before = match address {
+                IpAddr::V4(address) => IpAddr::from(Ipv4Addr::from(u32::from(address) - 1)),
+                IpAddr::V6(address) => IpAddr::from(Ipv6Addr::from(u128::from(address) - 1)),
+            };
+            let state = format!("/var/lib/cni/networks/weir-lab/last_reserved_ip.{range}");
+            fs::write(self.node_path(&state), before.to_string()).unwrap();
+        }
+        self.pod(name);
+        let got = Family::BOTH.map(|family| self.address(name, family));
+        assert_eq!(got, addresses, "the CNI plugin did not give the addresses again");
     }
 
     /// Takes a pod away.

@@ -12,6 +12,8 @@
 //! | [`reload`] | a change acts on open flows within 50 ms; 100 reloads lose nothing |
 //! | [`lifecycle`] | pods come and go |
 //! | [`liveness`] | a worker that hangs, a daemon that dies: closed for pods, open for the node |
+//! | [`offload`] | which packets reach a worker, by the counters; forged ones meet no flow; order |
+//! | [`validity`] | another label or another owner of an address cuts exactly its flows |
 //! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
 //! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
 #![forbid(unsafe_code)]
@@ -24,9 +26,13 @@ mod lifecycle;
 mod liveness;
 mod matrix;
 mod node;
+mod offload;
 mod probe;
 mod reload;
+mod stream;
+mod validity;
 mod weir;
+mod wire;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

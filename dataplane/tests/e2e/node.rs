@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use aya::maps::MapData;
 use serde_json::Value;
@@ -11,7 +13,7 @@ use weir_table::mem::{Access, SharedWords};
 
 use crate::lab::{Cni, Lab};
 use crate::probe::serve;
-use crate::weir::place;
+use crate::weir::{Weir, place};
 
 /// A lab with pods `web`, `curl`, `kurl` (in namespace default, labelled as in the
 /// exercise) and echo servers in `web`.
@@ -48,6 +50,19 @@ pub fn count(status: &Value, name: &str) -> u64 {
             .sum(),
         numbers => numbers[field].as_u64().unwrap_or_else(|| panic!("no {name} in {status}")),
     }
+}
+
+/// The status once everything that has happened is counted: workers add up what they did
+/// with their sockets every 10 ms.
+pub fn settled(weir: &Weir<'_>) -> Value {
+    thread::sleep(Duration::from_millis(100));
+    weir.status()
+}
+
+/// By how much each number of [`count`] has grown since a status.
+pub fn growth(weir: &Weir<'_>, before: &Value) -> impl Fn(&str) -> u64 + use<> {
+    let (before, after) = (before.clone(), settled(weir));
+    move |name| count(&after, name) - count(&before, name)
 }
 
 /// The workers' counters in shared memory: what the status adds up, and cheaper to

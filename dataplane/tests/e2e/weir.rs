@@ -112,6 +112,29 @@ impl<'a> Weir<'a> {
         serde_json::from_slice(&out.stdout).unwrap_or(Value::Null)
     }
 
+    /// What `weir flows -o json` says, a flow each.
+    pub fn flows(&self) -> Vec<Value> {
+        let out = self.lab.command("node", &binary("weir"), &["flows", "-o", "json"]);
+        text(&out).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Changes who has which labels or address and waits until that is enforced: by a new
+    /// generation, or in place. `Some`: in place, and so many flows were judged again.
+    pub fn relabel(&mut self, change: impl FnOnce(&Self)) -> Option<u64> {
+        const IN_PLACE: &str = "addresses changed in place, enforced";
+        let answers = |weir: &Self| weir.control_log().matches(IN_PLACE).count();
+        let before = (answers(self), self.generation());
+        change(self);
+        self.wait("the addresses to be enforced", |weir| {
+            (answers(weir), weir.generation()) != before
+        });
+        let log = self.control_log();
+        let line = log.lines().rfind(|line| line.contains(IN_PLACE));
+        line.filter(|_| answers(self) > before.0)
+            .and_then(|line| line.split_once("flows_rejudged="))
+            .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok())
+    }
+
     /// What weir-control has written so far.
     pub fn control_log(&self) -> String {
         self.log("weir-control")

@@ -1,0 +1,63 @@
+//! Frames that no stack of a pod would send, written to its interface as they are.
+
+use std::net::{IpAddr, UdpSocket};
+use std::process::Child;
+use std::thread;
+use std::time::Duration;
+
+use etherparse::{PacketBuilder, PacketBuilderStep};
+
+use crate::lab::Lab;
+
+/// Frames are written to the pod's interface as they are, past its own stack.
+pub struct Wire {
+    socat: Child,
+    feed: UdpSocket,
+}
+
+impl Wire {
+    /// socat in the pod turns each datagram on its loopback into a frame on eth0.
+    pub fn of(lab: &Lab, pod: &str) -> Self {
+        let socat = lab
+            .enter(pod, "socat")
+            .args(["-u", "UDP4-RECV:7777,bind=127.0.0.1,rcvbuf=4194304", "INTERFACE:eth0"])
+            .spawn()
+            .unwrap();
+        let feed = lab.within(pod, || UdpSocket::bind(("127.0.0.1", 0)).unwrap());
+        feed.connect(("127.0.0.1", 7777)).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        Self { socat, feed }
+    }
+
+    /// Sends one frame, as soon as socat gets to it.
+    pub fn send(&self, frame: &[u8]) {
+        self.feed.send(frame).unwrap();
+        thread::sleep(Duration::from_micros(100));
+    }
+
+    /// Waits until everything fed has left the pod.
+    pub fn flush(&mut self) {
+        thread::sleep(Duration::from_millis(300));
+        assert!(self.socat.try_wait().unwrap().is_none(), "socat gave up on a frame");
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        let _ = self.socat.kill();
+        let _ = self.socat.wait();
+    }
+}
+
+/// The beginning of a frame: hardware addresses, then addresses of one family.
+pub fn packet(
+    (from_mac, to_mac): ([u8; 6], [u8; 6]),
+    (from, to): (IpAddr, IpAddr),
+) -> PacketBuilderStep<etherparse::IpHeaders> {
+    let ethernet = PacketBuilder::ethernet2(from_mac, to_mac);
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
+        mixed => unreachable!("{mixed:?}"),
+    }
+}
