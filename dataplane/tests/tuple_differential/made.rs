@@ -183,7 +183,7 @@ pub fn break_it(dice: &mut Dice, frame: &mut Vec<u8>) {
         2 if !is_v4(frame) => {
             frame[22..34].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255])
         }
-        3 if is_v4(frame) => frame[26] = 0xe0 | frame[26],
+        3 if is_v4(frame) => frame[26] |= 0xe0,
         3 => frame[22] = 0xff,
         _ => {}
     }
