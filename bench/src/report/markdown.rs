@@ -89,8 +89,9 @@ fn write_row(
         Some(false) => "**no**",
         None => NOTHING,
     };
+    let doubt = if row.uncertain { ", within the spread" } else { "" };
     let wanted = if row.wanted.is_empty() { NOTHING } else { &row.wanted };
-    writeln!(out, " {wanted} | {reached} |")
+    writeln!(out, " {wanted} | {reached}{doubt} |")
 }
 
 /// Three or four digits.

@@ -47,7 +47,8 @@ pub struct Sample {
     pub contender: Contender,
     /// In the measure's unit.
     pub value: f64,
-    /// Packets that the load sent at least, in both directions.
+    /// Packets that the load sent at least, in both directions; without the first packet
+    /// of each flow.
     pub packets: f64,
     /// New flows that the load opened at least.
     #[serde(default)]

@@ -29,6 +29,9 @@ pub struct Row {
     pub wanted: String,
     /// Absent if nothing is wanted or nothing was measured.
     pub reached: Option<bool>,
+    /// Whether the quartiles lie on both sides of a bound, so that another run may well
+    /// come to another answer.
+    pub uncertain: bool,
 }
 
 /// The whole outcome.
@@ -120,9 +123,21 @@ impl Values {
         let by_nft =
             Self::pair(&value(Contender::Weir), &value(Contender::Nft), |weir, nft| weir / nft);
         let weir_by_nft = Summary::of(by_nft.into_values());
-        let (wanted, reached) = judge(measure, against_plain.get(&Contender::Weir), weir_by_nft);
+        let weir = against_plain.get(&Contender::Weir);
+        let (wanted, reached) = judge(measure, weir, weir_by_nft);
+        let uncertain = reached.is_some() && is_uncertain(measure, weir, weir_by_nft);
         let Measure { id, title, unit, .. } = *measure;
-        Some(Row { id, title, unit, values, against_plain, weir_by_nft, wanted, reached })
+        Some(Row {
+            id,
+            title,
+            unit,
+            values,
+            against_plain,
+            weir_by_nft,
+            wanted,
+            reached,
+            uncertain,
+        })
     }
 }
 
@@ -155,6 +170,21 @@ fn judge(
                 reached = reached.and_then(|reached| Some(reached && beats?));
             }
             (wanted, reached)
+        }
+    }
+}
+
+/// Whether the spread reaches across a bound.
+fn is_uncertain(measure: &Measure, weir: Option<&Summary>, by_nft: Option<Summary>) -> bool {
+    let across = |summary: Option<Summary>, bound| {
+        summary.is_some_and(|it| it.q1 <= bound && bound <= it.q3)
+    };
+    let weir = weir.copied();
+    match measure.wanted {
+        Wanted::Nothing => false,
+        Wanted::Extra { bound, .. } => across(weir, bound),
+        Wanted::Ratio { bound, better_than_nft } => {
+            across(weir, bound) || (better_than_nft && across(by_nft, 1.0))
         }
     }
 }
@@ -263,6 +293,22 @@ mod tests {
         let row = table.rows.iter().find(|row| row.id == "table-1000000").unwrap();
         assert_eq!(row.against_plain[&Weir].median, 250.0);
         assert_eq!((row.wanted.as_str(), row.reached), ("≤ +300 ns/packet", Some(true)));
+    }
+
+    #[test]
+    fn a_spread_across_the_bound_is_uncertain() {
+        let uncertain = |weir: [f64; 3]| {
+            let samples: Vec<_> = (1..)
+                .zip(weir)
+                .flat_map(|(round, weir)| {
+                    [(round, "tcp-stream", Plain, 1.0), (round, "tcp-stream", Weir, weir)]
+                })
+                .collect();
+            table(&samples).rows[0].uncertain
+        };
+        assert!(!uncertain([0.98, 0.99, 1.0]));
+        assert!(uncertain([0.80, 0.98, 1.2]));
+        assert!(!uncertain([0.80, 0.81, 0.82]));
     }
 
     #[test]
