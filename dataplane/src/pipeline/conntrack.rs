@@ -86,7 +86,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         let (entry, flow) = match self.flows.lookup(&packet.key, packet.hash) {
             Ok(Some(found)) => found,
             Ok(None) => return self.open(packet),
-            Err(InChange) => return Outcome::Drop(Reason::FlowInChange),
+            Err(InChange) => return self.judge_alone(packet),
         };
         let standing = self.standing(&flow, packet);
         if !matches!(standing, Standing::Foreign) {
@@ -110,6 +110,18 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
                 }
                 outcome
             }
+        }
+    }
+
+    /// Decides a packet whose flow cannot be read at this moment: somebody who writes it was
+    /// interrupted. It passes if its sender might open a connection of its kind, so that a
+    /// change elsewhere costs an allowed flow nothing. Nothing is entered or remembered: the
+    /// flow may be the other way round.
+    fn judge_alone(&self, packet: &FlowPacket) -> Outcome {
+        let connection = judge::connection(&packet.key, packet.sender);
+        match self.judge(&connection, Halves::of(packet.sender, packet.ifindex)) {
+            Ok(()) => pass(packet),
+            Err(_) => Outcome::Drop(Reason::FlowInChange),
         }
     }
 
