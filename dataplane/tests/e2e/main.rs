@@ -14,12 +14,18 @@
 //! | [`liveness`] | a worker that hangs, a daemon that dies: closed for pods, open for the node |
 //! | [`offload`] | which packets reach a worker, by the counters; forged ones meet no flow; order |
 //! | [`validity`] | another label or another owner of an address cuts exactly its flows |
+//! | [`crash`] | both daemons killed under 10,000 flows: what is open goes on, what is new does not |
+//! | [`changes`] | 1,000 changes of policy under load: nothing lost, nothing let through |
+//! | [`verdicts`] | hooks open and deny by what was said of others; a flood of new flows |
+//! | [`seeds`] | connections from before Weir keep the direction in which they were opened |
 //! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
 //! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod bad_input;
+mod changes;
+mod crash;
 mod faults;
 mod lab;
 mod lifecycle;
@@ -29,8 +35,10 @@ mod node;
 mod offload;
 mod probe;
 mod reload;
+mod seeds;
 mod stream;
 mod validity;
+mod verdicts;
 mod weir;
 mod wire;
 

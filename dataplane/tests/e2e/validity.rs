@@ -74,7 +74,7 @@ fn a_relabelled_peer_loses_its_flows_and_no_other_does() {
         for name in ["steering.punted", "steering.stale", "counters.flows_rejudged"] {
             assert_eq!(grown(name), 0, "round {round}, {name}\n{}", weir.words());
         }
-        assert_eq!(grown("steering.drop_cut"), 20 * families, "{}", weir.words());
+        assert_eq!(grown("steering.drop_cut_egress"), 20 * families, "{}", weir.words());
         assert_eq!(grown("steering.hit"), 2 * 20 * families, "{}", weir.words());
         for family in Family::BOTH {
             let (curl, kurl) = (lab.address("curl", family), lab.address("kurl", family));
@@ -127,7 +127,7 @@ fn another_pod_under_a_remote_address_loses_the_flows_of_the_first() {
     weir.relabel(|weir| weir.place("remote.json", &remote("second", "other")));
     let before = settled(&weir);
     all_cut(&weir, &mut streams, "the second, under the first's address");
-    let cut = growth(&weir, &before)("steering.drop_cut");
+    let cut = growth(&weir, &before)("steering.drop_cut_ingress");
     assert_eq!(cut, 2 * 20, "dropped by the hook\n{}", weir.words());
     weir.relabel(|weir| weir.place("remote.json", &remote("third", "testcurl")));
     all_go_on(&weir, &mut streams, "the third, which may");

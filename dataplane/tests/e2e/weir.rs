@@ -30,10 +30,8 @@ impl<'a> Weir<'a> {
     pub fn start(lab: &'a Lab, folder: PathBuf, options: &[&str]) -> Self {
         let mut dataplane = lab.enter("node", &binary("weir-dataplane"));
         dataplane.args(options);
-        let mut control = lab.enter("node", &binary("weir-control"));
-        control.arg("--source").arg(format!("dir:{}", folder.display()));
         let dataplane = Self::spawn(lab, "weir-dataplane", dataplane);
-        let control = Self::spawn(lab, "weir-control", control);
+        let control = Self::spawn_control(lab, &folder);
         let mut weir = Self { lab, folder, dataplane, control };
         weir.wait("Weir to enforce its first generation", |weir| weir.generation() > 0);
         weir
@@ -57,6 +55,19 @@ impl<'a> Weir<'a> {
             assert!(start.elapsed() < PATIENCE, "it does not start\n{}", self.words());
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Starts another control and waits until what it publishes is enforced.
+    pub fn start_control(&mut self) {
+        let before = self.generation();
+        self.control = Self::spawn_control(self.lab, &self.folder);
+        self.wait("the new control's generation", |weir| weir.generation() > before);
+    }
+
+    fn spawn_control(lab: &Lab, folder: &Path) -> Child {
+        let mut control = lab.enter("node", &binary("weir-control"));
+        control.arg("--source").arg(format!("dir:{}", folder.display()));
+        Self::spawn(lab, "weir-control", control)
     }
 
     fn spawn(lab: &Lab, name: &str, mut command: Command) -> Child {
@@ -170,12 +181,16 @@ impl<'a> Weir<'a> {
         );
     }
 
-    /// Both daemons' logs and the status, for the message of a failing test.
+    /// The end of both daemons' logs and the status, for the message of a failing test.
     pub fn words(&self) -> String {
+        let end = |log: String| {
+            let lines: Vec<&str> = log.lines().collect();
+            lines[lines.len().saturating_sub(30)..].join("\n")
+        };
         format!(
             "--- weir-dataplane\n{}\n--- weir-control\n{}\n--- weir status\n{}",
-            self.dataplane_log(),
-            self.control_log(),
+            end(self.dataplane_log()),
+            end(self.control_log()),
             self.status()
         )
     }

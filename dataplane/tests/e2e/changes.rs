@@ -1,0 +1,228 @@
+//! A thousand changes of policy under load. What stays allowed throughout loses nothing;
+//! what is denied by every policy never passes; and from the receipt of a denial on,
+//! nothing passes that it denies, whether the flow is old or new.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::Value;
+
+use crate::lab::{Cni, Family, Lab, text};
+use crate::node::{example, node};
+use crate::probe::{TCP_PORT, connect};
+use crate::turn;
+use crate::weir::{Weir, bench};
+
+const CHANGES: usize = 1000;
+/// What `kurl` may reach on `web` under every other policy, and what under none.
+const TOGGLED: u16 = 9201;
+const FORBIDDEN: u16 = 9202;
+
+fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// `testkurl` may send UDP to `web`: to the toggled port, or to a third one.
+fn toggled(allowed: bool) -> String {
+    let port = if allowed { TOGGLED } else { 9203 };
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: toggled, namespace: default}}\n\
+         spec:\n  podSelector: {{matchLabels: {{run: testweb}}}}\n  ingress:\n  \
+         - from: [{{podSelector: {{matchLabels: {{run: testkurl}}}}}}]\n    \
+         ports: [{{protocol: UDP, port: {port}}}]\n"
+    )
+}
+
+#[test]
+fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    weir.apply("toggled.yaml", &toggled(true));
+
+    let web = (lab.address("web", Family::V6), TCP_PORT).into();
+    let connection = connect(&lab, "curl", web, Duration::from_secs(3)).unwrap();
+    let resent = [retransmissions(&lab, "curl"), retransmissions(&lab, "web")];
+    let numbered = Family::BOTH.map(|family| Numbered::start(&lab, family));
+    let doubtful = [TOGGLED, FORBIDDEN].map(|port| Doubtful::between(&lab, port));
+    let stop = AtomicBool::new(false);
+    let start = Instant::now();
+    let (forbidden, exchanged) = thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        for stream in &doubtful {
+            scope.spawn(|| stream.send(&lab, &stop));
+        }
+        let receiving = doubtful.each_ref().map(|s| scope.spawn(|| s.receive(&stop)));
+        let exchanging = scope.spawn(|| exchange(&connection, &stop));
+        let mut denied = Vec::new();
+        for change in 0..CHANGES {
+            let allowed = change % 2 == 1;
+            let from = now_ns();
+            weir.apply("toggled.yaml", &toggled(allowed));
+            match denied.last_mut() {
+                Some((_, until)) if allowed => *until = from,
+                // Now its receipt is here.
+                _ => denied.push((now_ns(), u64::MAX)),
+            }
+        }
+        eprintln!("{CHANGES} changes in {:.1?}", start.elapsed());
+        stop.store(true, Ordering::Relaxed);
+        let [toggled, forbidden] = receiving.map(|thread| thread.join().unwrap());
+        let windows = || denied.iter();
+        let leaked =
+            |sent: &&Sent| windows().any(|(from, until)| (from..until).contains(&&sent.at_ns));
+        for kind in [Kind::Open, Kind::New] {
+            let of_kind = || toggled.iter().filter(move |sent| sent.kind == kind);
+            let (passed, leaked) = (of_kind().count(), of_kind().filter(leaked).count());
+            eprintln!("toggled, {kind:?}: {passed} passed, {leaked} of them while denied");
+            assert_eq!(leaked, 0, "{kind:?}: passed after the receipt\n{}", weir.words());
+            assert!(passed > CHANGES / 2, "{kind:?}: only {passed} passed while allowed");
+        }
+        (forbidden.len(), exchanging.join().unwrap())
+    });
+    assert_eq!(forbidden, 0, "passed what every policy denies\n{}", weir.words());
+
+    let exchanged = exchanged.unwrap_or_else(|e| panic!("TCP: {e}\n{}", weir.words()));
+    assert!(exchanged > CHANGES, "TCP: only {exchanged} messages");
+    let again = [retransmissions(&lab, "curl"), retransmissions(&lab, "web")];
+    assert_eq!(again, resent, "TCP segments had to be sent again\n{}", weir.words());
+    for stream in numbered {
+        stream.end(&weir);
+    }
+}
+
+/// Numbered messages from `curl` to `web`, allowed throughout.
+struct Numbered {
+    generator: Child,
+    sink: Child,
+}
+
+impl Numbered {
+    fn start(lab: &Lab, family: Family) -> Self {
+        let to = SocketAddr::from((lab.address("web", family), 9200)).to_string();
+        let sink = bench(lab, "web", &["sink", "--listen", &to, "--idle", "2"]);
+        thread::sleep(Duration::from_millis(300));
+        let arguments = ["pktgen", "--to", &to, "--rate", "2000", "--duration", "600"];
+        Self { generator: bench(lab, "curl", &arguments), sink }
+    }
+
+    /// Nothing may be missing up to the last message that came.
+    fn end(mut self, weir: &Weir<'_>) {
+        assert!(self.generator.try_wait().unwrap().is_none(), "the generator gave up");
+        self.generator.kill().unwrap();
+        self.generator.wait().unwrap();
+        let out = self.sink.wait_with_output().unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        let seen: Value = serde_json::from_slice(&out.stdout).unwrap();
+        eprintln!("{seen}");
+        assert!(seen["expected"].as_u64().unwrap() > CHANGES as u64, "{seen}");
+        for finding in ["lost", "duplicated", "reordered"] {
+            assert_eq!(seen[finding], 0, "{finding}: {seen}\n{}", weir.words());
+        }
+    }
+}
+
+/// What a message of a [`Doubtful`] stream says of itself.
+struct Sent {
+    at_ns: u64,
+    kind: Kind,
+}
+
+/// Whether the message belongs to a flow that is always the same, or begins one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Open,
+    New,
+}
+
+/// Messages from `kurl` to a port of `web`, allowed or not.
+struct Doubtful {
+    sender: UdpSocket,
+    receiver: UdpSocket,
+}
+
+impl Doubtful {
+    fn between(lab: &Lab, port: u16) -> Self {
+        let to = (lab.address("web", Family::V4), port);
+        let receiver = lab.within("web", || UdpSocket::bind(to).unwrap());
+        receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let sender = lab.within("kurl", || UdpSocket::bind("0.0.0.0:0").unwrap());
+        sender.connect(to).unwrap();
+        Self { sender, receiver }
+    }
+
+    /// Sends on the open flow, and each time on a flow of its own as well.
+    fn send(&self, lab: &Lab, stop: &AtomicBool) {
+        let to = self.sender.peer_addr().unwrap();
+        lab.within("kurl", || {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = self.sender.send(&[&now_ns().to_be_bytes()[..], &[0]].concat());
+                let new = UdpSocket::bind("0.0.0.0:0").unwrap();
+                let _ = new.send_to(&[&now_ns().to_be_bytes()[..], &[1]].concat(), to);
+                thread::sleep(Duration::from_micros(500));
+            }
+        });
+    }
+
+    /// Everything that arrived until a while after the end.
+    fn receive(&self, stop: &AtomicBool) -> Vec<Sent> {
+        let mut arrived = Vec::new();
+        let mut message = [0; 9];
+        loop {
+            let stopped = stop.load(Ordering::Relaxed);
+            match self.receiver.recv(&mut message) {
+                Ok(9) => {
+                    let [at @ .., kind] = message;
+                    let kind = if kind == 0 { Kind::Open } else { Kind::New };
+                    arrived.push(Sent { at_ns: u64::from_be_bytes(at), kind });
+                }
+                _ if stopped => return arrived,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Has numbers echoed until the end; how many came back, each the one that was sent.
+fn exchange(mut stream: &TcpStream, stop: &AtomicBool) -> std::io::Result<usize> {
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let number = u64::try_from(count).unwrap_or(u64::MAX).to_be_bytes();
+        stream.write_all(&number)?;
+        let mut answer = [0; 8];
+        stream.read_exact(&mut answer)?;
+        if answer != number {
+            return Err(std::io::Error::other(format!("{answer:?} for {number:?}")));
+        }
+        count += 1;
+        thread::sleep(Duration::from_micros(500));
+    }
+    Ok(count)
+}
+
+/// How many TCP segments a place has sent again: `/proc/net/snmp`.
+fn retransmissions(lab: &Lab, place: &str) -> u64 {
+    let snmp = lab.within(place, || std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
+    let mut lines = snmp.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
+    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+    let (_, number) = names.zip(numbers).find(|(name, _)| *name == "RetransSegs").unwrap();
+    number.parse().unwrap()
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,253 @@
+//! What a worker has said of one connection, the hooks apply to the next like it: they open
+//! it or drop it without asking. Whatever makes the verdict untrue makes them ask again.
+//! And asking has its price, which a pod pays alone.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+use serde_json::Value;
+
+use crate::lab::{Cni, Family, Lab};
+use crate::node::{count, example, growth, node, settled};
+use crate::probe::{TCP_PORT, connect, echoes};
+use crate::stream::Stream;
+use crate::turn;
+use crate::weir::Weir;
+use crate::wire::{Wire, packet};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Growth of what was punted, opened, and dropped for either side's policies.
+fn by_whom(weir: &Weir<'_>, before: &Value) -> [u64; 4] {
+    let grown = growth(weir, before);
+    ["punted", "opened", "drop_ingress", "drop_egress"]
+        .map(|name| grown(&format!("steering.{name}")))
+}
+
+/// A new connection of a protocol that policy allows; whether it came about.
+type Opens<'a> = dyn FnMut(u16) -> bool + 'a;
+
+#[test]
+fn the_second_connection_is_opened_by_the_hook() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    let mut wire = Wire::of(&lab, "curl");
+    for family in Family::BOTH {
+        let (curl, web) = (lab.address("curl", family), lab.address("web", family));
+        let mut tcp = |_| {
+            connect(&lab, "curl", (web, TCP_PORT).into(), PATIENCE)
+                .is_ok_and(|mut stream| echoes(&mut stream, PATIENCE))
+        };
+        let udp_server = lab.within("web", || UdpSocket::bind((web, 9401)).unwrap());
+        udp_server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut udp = |_| {
+            let client = lab.within("curl", || UdpSocket::bind((curl, 0)).unwrap());
+            client.send_to(b"x", (web, 9401)).unwrap();
+            udp_server.recv(&mut [0; 8]).is_ok()
+        };
+        // Takes the packets, so that the pod's stack does not object to them.
+        let _sctp_server = raw_sctp(&lab, family);
+        let mut sctp = |sport: u16| {
+            // Ports, verification tag 0, no checksum, INIT of 20 bytes (RFC 9260, 3.3.2).
+            let mut init = [sport.to_be_bytes(), 9402_u16.to_be_bytes()].concat();
+            init.extend([0; 8]);
+            init.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0xff, 0xff, 0, 1, 0, 1, 0, 0, 0, 1]);
+            let mut frame = Vec::new();
+            packet((lab.mac("curl"), lab.mac("web")), (curl, web))
+                .write(&mut frame, etherparse::ip_number::SCTP, &init)
+                .unwrap();
+            wire.send(&frame);
+            wire.flush();
+            true
+        };
+        let cases: [(&str, &mut Opens<'_>); 3] =
+            [("TCP", &mut tcp), ("UDP", &mut udp), ("SCTP", &mut sctp)];
+        for (what, opens) in cases {
+            for (sport, expected) in [(40_001, [1, 0, 0, 0]), (40_002, [0, 1, 0, 0])] {
+                let before = settled(&weir);
+                assert!(opens(sport), "{what}, {family:?}\n{}", weir.words());
+                let counted = by_whom(&weir, &before);
+                assert_eq!(
+                    counted,
+                    expected,
+                    "{what}, {family:?}, from {sport}: punted, opened, denied\n{}",
+                    weir.words()
+                );
+            }
+        }
+    }
+}
+
+fn raw_sctp(lab: &Lab, family: Family) -> std::os::fd::OwnedFd {
+    let family = if family == Family::V4 { AddressFamily::INET } else { AddressFamily::INET6 };
+    lab.within("web", || socket(family, SocketType::RAW, Some(ipproto::SCTP)).unwrap())
+}
+
+/// Only the first of many denied packets is a worker's.
+#[test]
+fn what_was_denied_once_is_dropped_by_the_hook() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+    let ask_only = example("ask-only-over-udp")
+        .replace("run: asker", "run: testkurl")
+        .replace("run: answerer", "run: testweb");
+    weir.apply("ask.yaml", &ask_only);
+    for family in Family::BOTH {
+        for (from, to, expected) in
+            [("curl", "web", [1, 0, 19, 0]), ("kurl", "curl", [1, 0, 0, 19])]
+        {
+            let before = settled(&weir);
+            let target: SocketAddr = (lab.address(to, family), 9403).into();
+            for _ in 0..20 {
+                let source = (lab.address(from, family), 0);
+                let client = lab.within(from, || UdpSocket::bind(source).unwrap());
+                client.send_to(b"x", target).unwrap();
+                thread::sleep(Duration::from_millis(20));
+            }
+            let counted = by_whom(&weir, &before);
+            assert_eq!(
+                counted,
+                expected,
+                "{from} to {to}, {family:?}: punted, opened, denied\n{}",
+                weir.words()
+            );
+        }
+    }
+}
+
+/// One new flow of a pod to `web`, on a port of its own; whether it passes, and who decided.
+fn one_more(weir: &Weir<'_>, lab: &Lab, from: &str, expected: (bool, [u64; 4]), state: &str) {
+    for family in Family::BOTH {
+        let before = settled(weir);
+        let mut stream = Stream::open(lab, from, "web", family, 9404);
+        let (passes, by) = expected;
+        let done = if passes { stream.run(1) } else { stream.is_cut(1) };
+        done.unwrap_or_else(|e| panic!("{state}, {from}, {family:?}: {e}\n{}", weir.words()));
+        let counted = by_whom(weir, &before);
+        assert_eq!(counted, by, "{state}, {from}, {family:?}\n{}", weir.words());
+    }
+}
+
+const ASKED: [u64; 4] = [1, 0, 0, 0];
+const OPENED: [u64; 4] = [0, 1, 0, 0];
+const DENIED: [u64; 4] = [0, 0, 1, 0];
+
+#[test]
+fn what_makes_a_verdict_untrue_makes_the_hooks_ask_again() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let label = |weir: &Weir<'_>, pod: &str, label: &str| {
+        let manifest = lab.manifest(&format!("default/{pod}"), pod, &[label]);
+        weir.place(&format!("pod-{pod}.json"), &manifest);
+    };
+    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    weir.relabel(|weir| label(weir, "kurl", "run=testcurl"));
+    for pod in ["curl", "kurl"] {
+        one_more(&weir, &lab, pod, (true, ASKED), "the first");
+        one_more(&weir, &lab, pod, (true, OPENED), "the second");
+    }
+
+    weir.relabel(|weir| label(weir, "curl", "run=other"));
+    one_more(&weir, &lab, "curl", (false, ASKED), "relabelled");
+    one_more(&weir, &lab, "curl", (false, DENIED), "relabelled, again");
+    one_more(&weir, &lab, "kurl", (true, OPENED), "another was relabelled");
+    weir.relabel(|weir| label(weir, "curl", "run=testcurl"));
+    one_more(&weir, &lab, "curl", (true, ASKED), "its label back");
+
+    weir.withdraw("allow.yaml");
+    for pod in ["curl", "kurl"] {
+        one_more(&weir, &lab, pod, (false, ASKED), "without the rule");
+        one_more(&weir, &lab, pod, (false, DENIED), "without the rule, again");
+    }
+    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    for pod in ["curl", "kurl"] {
+        one_more(&weir, &lab, pod, (true, ASKED), "the rule again");
+        one_more(&weir, &lab, pod, (true, OPENED), "the rule again, the second");
+    }
+
+    let addresses = Family::BOTH.map(|family| lab.address("curl", family));
+    lab.unpod("curl");
+    weir.relabel(|weir| weir.remove("pod-curl.json"));
+    lab.pod_at("thief", addresses);
+    weir.relabel(|weir| {
+        let manifest = lab.manifest("default/thief", "thief", &["run=other"]);
+        weir.place("pod-thief.json", &manifest);
+    });
+    one_more(&weir, &lab, "thief", (false, ASKED), "another pod under the address");
+    one_more(&weir, &lab, "kurl", (true, OPENED), "under its own address still");
+}
+
+/// A pod that floods the node with new flows gets its share of the workers and no more;
+/// others open connections meanwhile.
+#[test]
+fn a_flood_of_new_flows_is_held_back_at_its_pod() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let before = settled(&weir);
+    let stop = AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood(&lab, &stop));
+        let _stop = StopOnDrop(&stop);
+        let start = Instant::now();
+        while count(&weir.status(), "steering.drop_punt_rate")
+            == count(&before, "steering.drop_punt_rate")
+        {
+            assert!(start.elapsed() < Duration::from_secs(20), "no limit\n{}", weir.words());
+        }
+        // Each of these has to be asked about: no two are alike.
+        // Each of these has to be asked about: no two are alike.
+        let ports = 9500..9560;
+        let passed = ports.clone().filter(|port| {
+            thread::sleep(Duration::from_millis(20));
+            let family = if port % 2 == 0 { Family::V4 } else { Family::V6 };
+            Stream::open(&lab, "curl", "web", family, *port).run(1).is_ok()
+        });
+        let passed = passed.count();
+        eprintln!("{passed} of {} new flows of another pod passed", ports.len());
+        // A worker that the scheduler keeps waiting may lose a few of anybody's.
+        assert!(passed + 5 >= ports.len(), "under the flood\n{}", weir.words());
+        stop.store(true, Ordering::Relaxed);
+        flooding.join().unwrap()
+    });
+    let grown = growth(&weir, &before);
+    let limited = grown("steering.drop_punt_rate");
+    eprintln!("{sent} new flows: {limited} held back, {} punted", grown("steering.punted"));
+    assert!(limited > 0);
+}
+
+/// Datagrams from `kurl` to a port each, from one socket after the other; how many.
+fn flood(lab: &Lab, stop: &AtomicBool) -> u64 {
+    let web = lab.address("web", Family::V4);
+    let mut sent = 0;
+    lab.within("kurl", || {
+        while !stop.load(Ordering::Relaxed) && sent < 3_000_000 {
+            let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
+            for port in 10_000..60_000_u16 {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                sent += u64::from(socket.send_to(b"x", (web, port)).is_ok());
+            }
+        }
+    });
+    sent
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
