@@ -276,8 +276,9 @@ static __always_inline int is_over(const struct flow *f, __u8 protocol, __u32 ti
 	return silent && (__s32)silent > 0 && silent > flow_timeout(f, protocol);
 }
 
-/* Notes the packet; stores nothing unless the tick or the flags seen change. */
-static __always_inline void touch(struct flow *f, const struct tuple *t, __u32 tick)
+/* Notes the packet; stores nothing unless the tick or the flags seen change. 0 if the entry
+ * has a new verdict meanwhile, or others were faster all the time: look again. */
+static __always_inline int touch(struct flow *f, const struct tuple *t, __u32 tick)
 {
 	__u32 shift = t->from_hi ? WEIR_AUX_SEEN_HI_SHIFT : WEIR_AUX_SEEN_LO_SHIFT;
 	__u64 aux = f->aux;
@@ -287,7 +288,7 @@ static __always_inline void touch(struct flow *f, const struct tuple *t, __u32 t
 		__u64 next;
 
 		if ((__u16)(aux >> WEIR_AUX_VERSION_SHIFT) != (__u16)flow_version(f->ctl))
-			return;
+			return 0;
 		if (!(t->tcp_flags & WEIR_SEEN_RST))
 			seen &= ~WEIR_SEEN_RST;
 		seen |= WEIR_SEEN_ANY | (t->tcp_flags & (WEIR_SEEN_FIN | WEIR_SEEN_SYN |
@@ -295,12 +296,13 @@ static __always_inline void touch(struct flow *f, const struct tuple *t, __u32 t
 		next = aux & ~(0xffULL << shift) & ~0xffffffffULL;
 		next |= (__u64)seen << shift | tick;
 		if (next == aux)
-			return;
+			return 1;
 		next = __sync_val_compare_and_swap(&f->rest[WEIR_FLOW_AUX], aux, next);
 		if (next == aux)
-			return;
+			return 1;
 		aux = next;
 	}
+	return 0;
 }
 
 #include "order.h"

@@ -147,6 +147,7 @@ enum answer {
 	ANSWER_STALE, /* a flow that has to be judged again */
 	ANSWER_HELD,  /* a flow some of whose packets are out in user space */
 	ANSWER_FOREIGN, /* a flow that is not this hook's: a worker sorts it out */
+	ANSWER_UNNOTED, /* pass, but the entry changed and has not noted the packet */
 };
 
 /* A SYN asks for a connection. It is a repetition only on a flow that its sender opened
@@ -186,8 +187,7 @@ static __always_inline enum answer follow(struct __sk_buff *skb, const struct we
 	}
 	if (is_held(f, t->from_hi))
 		return ANSWER_HELD;
-	touch(f, t, tick);
-	return ANSWER_HIT;
+	return touch(f, t, tick) ? ANSWER_HIT : ANSWER_UNNOTED;
 }
 
 /* What was said of other connections like the one that this packet would begin. New ones
@@ -273,6 +273,7 @@ __noinline int steer_undecided(struct __sk_buff *skb, __u32 direction)
 	read_place(&found.tuple.s, place, &found.flow);
 	switch (follow(skb, c, &found, direction)) {
 	case ANSWER_HIT:
+	case ANSWER_UNNOTED: /* for the second time: a flag is worth less than the packet */
 		return pass(WEIR_STEER_HIT);
 	case ANSWER_CUT:
 		return drop(direction == WEIR_FROM_POD ? WEIR_STEER_DROP_CUT_EGRESS :

@@ -223,22 +223,26 @@ fn loom_a_touch_during_a_new_verdict_is_noted_or_says_that_it_is_not() {
 }
 
 #[test]
-fn loom_a_count_during_a_new_verdict_leaves_the_other_words_alone() {
+fn loom_a_count_that_was_seen_outlives_a_new_verdict() {
     model(|| {
         let table = table();
         let flow = insert(&table, 1);
         let (_, sender) = key(1);
         let holder = {
             let table = table.clone();
-            thread::spawn(move || table.hold(flow, sender))
+            thread::spawn(move || {
+                table.hold(flow, sender);
+                lookup(&table, 1).is_some_and(|(_, flow)| flow.counts.is_held(sender))
+            })
         };
         table.rejudge(flow, true, [77, 78], [8, 9]).unwrap();
-        holder.join().unwrap();
+        let held = holder.join().unwrap();
         let (_, flow) = lookup(&table, 1).unwrap();
         assert_eq!((flow.denied, flow.stamps, flow.ifindex), (true, [77, 78], [8, 9]));
         assert_eq!((flow.seen, flow.last_seen), (Seen::default().with(sender, 0), Tick(1)));
         let before = Counts::default();
         assert!(flow.counts == before || flow.counts == before.punt(sender), "{flow:?}");
+        assert!(!held || flow.counts.is_held(sender));
     });
 }
 

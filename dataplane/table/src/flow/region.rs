@@ -373,14 +373,16 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
     #[inline]
     fn publish(slot: &[AtomicU64; E], busy: u32, record: &Record) -> u32 {
         let aux = Aux::new(busy.wrapping_add(1), record.seen, record.last_seen);
-        // A late touch may compare-exchange aux until the version changes. A plain store
-        // would do; the swap makes the order of the two definite to loom as well, which
-        // lets a store fall between the halves of another thread's compare-exchange.
+        // A late touch may compare-exchange aux until the version changes, a late count
+        // counts. Plain stores would do; the swaps make the order definite to loom as well,
+        // which lets a store fall between the halves of another thread's compare-exchange.
         slot[KEY + K + AUX_AFTER_KEY].swap(aux.0, Ordering::Relaxed);
+        slot[KEY + K + COUNTS_AFTER_KEY].swap(record.counts.0, Ordering::Relaxed);
         Self::publish_rest(slot, busy, record)
     }
 
-    /// [`Region::publish`] but for aux, which carries the new version already.
+    /// [`Region::publish`] but for aux, which carries the new version already, and for counts,
+    /// which the steering program may be changing.
     #[inline]
     fn publish_rest(slot: &[AtomicU64; E], busy: u32, record: &Record) -> u32 {
         let version = busy.wrapping_add(1);
@@ -391,7 +393,6 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         let [stamp_lo, stamp_hi] = record.stamps;
         store(after + STAMPS_AFTER_KEY, stamp_lo);
         store(after + STAMPS_AFTER_KEY + 1, stamp_hi);
-        store(after + COUNTS_AFTER_KEY, record.counts.0);
         let live = Ctl::new(version, record.denied, record.initiator);
         slot[CTL].store(live.0, Ordering::Release);
         version
