@@ -258,9 +258,9 @@ fn slots_of_a_dead_writer_are_swept() {
 /// for absent would enter it the other way round.
 #[test]
 fn an_entry_in_change_is_not_taken_for_absent() {
-    let words = heap_words(layout::v4_words(2));
+    let (words, v6) = (heap_words(layout::v4_words(2)), heap_words(layout::v6_words(2)));
     let hash_key = HashKey::from_bytes(&[1; HashKey::BYTES]);
-    let table = FlowTable::new(&words, &heap_words(layout::v6_words(2)), hash_key).unwrap();
+    let table = FlowTable::new(&words, &v6, hash_key).unwrap();
     let (key, sender) = key(false, 1, 1, 6);
     let hash = table.hash(&key);
     assert_eq!(table.lookup(&key, hash), Ok(None));
