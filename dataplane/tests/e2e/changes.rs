@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::ops::Range;
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,6 +20,8 @@ use crate::turn;
 use crate::weir::{Weir, bench};
 
 const CHANGES: usize = 1000;
+/// How long it stays denied after each receipt, so that there is something to be stopped.
+const DENIED: Duration = Duration::from_millis(4);
 /// What `kurl` may reach on `web` under every other policy, and what under none.
 const TOGGLED: u16 = 9201;
 const FORBIDDEN: u16 = 9202;
@@ -66,20 +69,19 @@ fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
         let mut denied = Vec::new();
         for change in 0..CHANGES {
             let allowed = change % 2 == 1;
-            let from = now_ns();
             weir.apply("toggled.yaml", &toggled(allowed));
-            match denied.last_mut() {
-                Some((_, until)) if allowed => *until = from,
-                // Now its receipt is here.
-                _ => denied.push((now_ns(), u64::MAX)),
+            if !allowed {
+                // From the receipt to just before the next change.
+                let receipt = now_ns();
+                thread::sleep(DENIED);
+                denied.push(receipt..now_ns());
             }
         }
         eprintln!("{CHANGES} changes in {:.1?}", start.elapsed());
         stop.store(true, Ordering::Relaxed);
         let [toggled, forbidden] = receiving.map(|thread| thread.join().unwrap());
-        let windows = || denied.iter();
         let leaked =
-            |sent: &&Sent| windows().any(|(from, until)| (from..until).contains(&&sent.at_ns));
+            |sent: &&Sent| denied.iter().any(|window: &Range<u64>| window.contains(&sent.at_ns));
         for kind in [Kind::Open, Kind::New] {
             let of_kind = || toggled.iter().filter(move |sent| sent.kind == kind);
             let (passed, leaked) = (of_kind().count(), of_kind().filter(leaked).count());
