@@ -145,20 +145,23 @@ static __always_inline void find_flow(const struct weir_config *c, const struct 
 	}
 }
 
+#define PLACE_NONE (-1)
+#define PLACE_IN_CHANGE (-2) /* it may be at one that a writer does not come to an end with */
+
 /*
- * The place of a key, or -1. A global function, so that the verifier looks at it once; the
+ * The place of a key, or one of the above. A global function, so that the verifier looks at it once; the
  * entry has to be read again at its place, and may then be gone.
  */
 __noinline int find_place(struct search *s)
 {
 	struct weir_config *c = config();
 	struct flow f;
+	__u32 busy = 0;
 
 	if (!s || !c)
-		return -1;
+		return PLACE_NONE;
 	for (int look = 0; look < LOOKS; look++) {
-		__u32 busy = 0;
-
+		busy = 0;
 		s->has_free = 0;
 		for (int n = 0; n < 4; n++) {
 			__u32 mask, place, state;
@@ -190,7 +193,7 @@ __noinline int find_place(struct search *s)
 		if (!busy)
 			break;
 	}
-	return -1;
+	return busy ? PLACE_IN_CHANGE : PLACE_NONE;
 }
 
 /* Reads the entry at the place of a search, if it is there. */

@@ -38,7 +38,7 @@ struct address {
 	__u32 word[4];
 };
 
-/* A pod's own address, by the device at which it speaks. */
+/* A pod's own address, by the device at which it speaks; and by 0, for any of them. */
 struct pod_address {
 	struct address address;
 	__u32 ifindex;

@@ -36,12 +36,13 @@ enum packet_kind {
 };
 
 struct packet {
-	/* Of ARP and ND, src is what the sender says is its own; all zero if nothing. */
+	/* Of ARP, src is what the sender says is its own; all zero if nothing. */
 	struct address src, dst;
 	/* Chooses the worker: hash of the two addresses of the packet, or, for an
 	 * ICMP error, of the packet that it quotes. */
 	__u64 spread;
 	enum packet_kind kind;
+	__u32 is_advert; /* a neighbour advertisement: its target is a claim */
 };
 
 /* Keyed multilinear hash of one address; the sum over both is symmetric, so
@@ -132,10 +133,7 @@ static __always_inline void classify_icmp6(struct __sk_buff *skb, struct packet 
 	case ND_NEIGHBOR_ADVERT:
 		if (hop_limit != 255)
 			return;
-		if (bpf_skb_load_bytes(skb, l4 + 8, &p->src, sizeof(p->src))) {
-			p->kind = KIND_TRUNCATED;
-			return;
-		}
+		p->is_advert = 1;
 		break;
 	case ND_ROUTER_SOLICIT:
 		if (hop_limit != 255 || !is_multicast6(&p->dst))
@@ -186,7 +184,9 @@ static __always_inline void parse_v6(struct __sk_buff *skb, const struct weir_co
 	if (next != NEXTHDR_ICMPV6 || bpf_skb_load_bytes(skb, l4, &icmp, 1))
 		return;
 	if (icmp >= 128) {
-		classify_icmp6(skb, p, l4, icmp, header[7]);
+		/* No neighbour discovery behind a hop-by-hop header: nobody sends it so. */
+		if (next == header[6] || icmp < ND_ROUTER_SOLICIT || icmp > ND_REDIRECT)
+			classify_icmp6(skb, p, l4, icmp, header[7]);
 		return;
 	}
 	/* RFC 4443: types below 128 are errors and quote the packet. */

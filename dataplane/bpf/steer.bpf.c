@@ -79,6 +79,29 @@ static __always_inline int may_claim(struct __sk_buff *skb, const struct address
 	return is_link_local6(a) || is_own(skb, a);
 }
 
+/* The target of a neighbour advertisement (RFC 4861 4.4) must be the pod's own. */
+static __always_inline int may_advertise(struct __sk_buff *skb)
+{
+	struct address target;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN + 40 + 8, &target, sizeof(target)))
+		return 0;
+	return may_claim(skb, &target);
+}
+
+/* Neighbour discovery is the link's own business only as long as it stays there: what is
+ * addressed beyond the node and its pods would be routed, unjudged. ARP has no such
+ * destination. */
+static __always_inline int stays_on_link(const struct address *dst)
+{
+	struct pod_address any = { .address = *dst };
+
+	if (!dst->word[0] && !dst->word[1] && !dst->word[2] && !dst->word[3])
+		return 1;
+	return is_multicast6(dst) || is_link_local6(dst) || is_node_address(dst) ||
+	       bpf_map_lookup_elem(&weir_pod_addrs, &any) != 0;
+}
+
 /* Between the node and its own pod. "The node" is what was generated here, without an
  * ingress interface, under an address of the node's: neither alone proves it (IPv6
  * fragments that the node forwards may have lost their interface). */
@@ -251,9 +274,13 @@ __noinline int steer_undecided(struct __sk_buff *skb, __u32 direction)
 	case KIND_TRUNCATED:
 		return drop(WEIR_STEER_DROP_TRUNCATED);
 	case KIND_NEIGHBOUR:
-		if (direction == WEIR_FROM_POD && !may_claim(skb, &p.src))
+		if (direction == WEIR_TO_POD)
+			return pass(WEIR_STEER_NEIGHBOUR);
+		if (!may_claim(skb, &p.src) || (p.is_advert && !may_advertise(skb)))
 			return drop(WEIR_STEER_DROP_ND);
-		return pass(WEIR_STEER_NEIGHBOUR);
+		if (stays_on_link(&p.dst))
+			return pass(WEIR_STEER_NEIGHBOUR);
+		break;
 	case KIND_ROUTER:
 		if (direction == WEIR_TO_POD && !skb->ingress_ifindex)
 			return pass(WEIR_STEER_NEIGHBOUR);
@@ -271,6 +298,10 @@ __noinline int steer_undecided(struct __sk_buff *skb, __u32 direction)
 		return punt(skb, c, &p, 0, 0, direction);
 	place = find_place(&found.tuple.s);
 	read_place(&found.tuple.s, place, &found.flow);
+	/* Somebody is at the flow's entry: whether there is one is not known, and to take it
+	 * for absent could turn it round. */
+	if (place == PLACE_IN_CHANGE || (place >= 0 && !found.flow.rest))
+		return punt(skb, c, &p, 0, 0, direction);
 	switch (follow(skb, c, &found, direction)) {
 	case ANSWER_HIT:
 	case ANSWER_UNNOTED: /* for the second time: a flag is worth less than the packet */

@@ -143,6 +143,7 @@ struct weir_config {
 	__u64 punt_interval_ns; /* a device's punts, at most one each ...; 0 = no limit */
 	__u64 punt_burst_ns;   /* ... after as much credit as this */
 	__u64 tick;            /* coarse time, by the workers; stands still while none runs */
+	__u64 adopted;         /* the flows that were open before the first daemon are entered */
 	__u64 heartbeat_ns[WEIR_MAX_WORKERS]; /* CLOCK_MONOTONIC, by each worker */
 };
 
@@ -188,8 +189,9 @@ enum weir_steering_counter {
 #define WEIR_CONFIG_PUNT_INTERVAL 22
 #define WEIR_CONFIG_PUNT_BURST 23
 #define WEIR_CONFIG_TICK 24
-#define WEIR_CONFIG_HEARTBEAT 25
-#define WEIR_CONFIG_WORDS 89
+#define WEIR_CONFIG_ADOPTED 25
+#define WEIR_CONFIG_HEARTBEAT 26
+#define WEIR_CONFIG_WORDS 90
 
 #define WEIR_AT(field, word) \
 	_Static_assert(__builtin_offsetof(struct weir_config, field) == (word) * 8, #field)
@@ -207,6 +209,7 @@ WEIR_AT(flow6_mask, WEIR_CONFIG_FLOW6_MASK);
 WEIR_AT(punt_interval_ns, WEIR_CONFIG_PUNT_INTERVAL);
 WEIR_AT(punt_burst_ns, WEIR_CONFIG_PUNT_BURST);
 WEIR_AT(tick, WEIR_CONFIG_TICK);
+WEIR_AT(adopted, WEIR_CONFIG_ADOPTED);
 WEIR_AT(heartbeat_ns, WEIR_CONFIG_HEARTBEAT);
 _Static_assert(sizeof(struct weir_config) == WEIR_CONFIG_WORDS * 8, "weir_config");
 _Static_assert(sizeof(struct weir_shim) == 16, "weir_shim");

@@ -108,7 +108,10 @@ pub fn resume(run_dir: &Path, node: &Node, pods: &Mutex<Pods>) -> u64 {
 fn begin(node: &Node, pods: &Mutex<Pods>) {
     let mut pods = lock(pods);
     if !pods.is_enforcing() {
-        node.adopt_open_flows();
+        if !pods.config().has_adopted() {
+            node.adopt_open_flows();
+            pods.config().set_adopted();
+        }
         pods.start_enforcing();
     }
 }
@@ -125,6 +128,10 @@ pub struct Publications {
     pub run_dir: PathBuf,
     /// Set when the daemon stops.
     pub stop: Arc<AtomicBool>,
+    /// The stamp of what was kept last; 0 at first.
+    pub saved: u64,
+    /// The last attempt to keep something failed, and was told.
+    pub save_fails: bool,
 }
 
 impl Publications {
@@ -133,7 +140,6 @@ impl Publications {
     /// # Errors
     /// When the listening socket fails.
     pub fn serve(mut self) -> Result<()> {
-        let mut saved_stamp = 0;
         while !self.stop.load(Ordering::Relaxed) {
             match self.listener.poll(POLL)? {
                 Some(Event::Published(received)) => self.take(*received),
@@ -151,7 +157,8 @@ impl Publications {
                 }
                 None => {}
             }
-            saved_stamp = self.keep(saved_stamp);
+            self.look_at_addresses();
+            self.keep();
         }
         Ok(())
     }
@@ -161,6 +168,7 @@ impl Publications {
         match self.node.enforce(Arc::new(received.classifier)) {
             Ok((enforced, rejudged)) => {
                 begin(&self.node, &self.pods);
+                self.keep();
                 self.node.announce(enforced);
                 let workers = u32::try_from(self.node.counters().workers()).unwrap_or(u32::MAX);
                 self.listener.receipt(Receipt {
@@ -186,6 +194,7 @@ impl Publications {
             self.listener.refuse_addresses(generation, epoch, reason);
             return;
         };
+        self.keep();
         self.listener.addresses_enforced(AddressReceipt {
             generation,
             epoch,
@@ -196,21 +205,33 @@ impl Publications {
         tracing::debug!(generation, epoch, flows = judged, cut, "changed addresses in force");
     }
 
-    /// Keeps the table and its addresses on tmpfs, after every change of either: control
-    /// changes addresses in place. `saved` is the stamp that was kept last. Changes that
-    /// control could not announce are noticed here as well.
-    fn keep(&self, saved: u64) -> u64 {
+    /// Notices what control has changed in place and could not announce.
+    fn look_at_addresses(&mut self) {
         let snapshot = self.node.current().load_full();
-        let Some(classifier) = &snapshot.classifier else { return saved };
-        let stamp = classifier.stamp();
-        if stamp != saved {
+        let Some(classifier) = &snapshot.classifier else { return };
+        if classifier.stamp() != self.saved {
             self.node.addresses_changed();
         }
-        if stamp != saved
-            && let Err(error) = saved::save(&self.run_dir, classifier)
-        {
-            tracing::warn!(%error, "cannot keep the policy table for a restart");
+    }
+
+    /// Keeps the table and its addresses on tmpfs, before anybody is told that they are
+    /// enforced: else a daemon that is killed right after would be followed by one that
+    /// enforces less. Tried again until it works. What not every worker has acknowledged is
+    /// not kept.
+    fn keep(&mut self) {
+        let snapshot = self.node.current().load_full();
+        let Some(classifier) = &snapshot.classifier else { return };
+        let stamp = classifier.stamp();
+        if stamp == self.saved || !self.node.is_acknowledged() {
+            return;
         }
-        stamp
+        match saved::save(&self.run_dir, classifier) {
+            Ok(()) => (self.saved, self.save_fails) = (stamp, false),
+            Err(_) if self.save_fails => {}
+            Err(error) => {
+                self.save_fails = true;
+                tracing::warn!(%error, "cannot keep the policy table for a restart; trying again");
+            }
+        }
     }
 }

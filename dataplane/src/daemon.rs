@@ -15,7 +15,7 @@ use weir_table::counters::{CounterBlock, Counters};
 use weir_table::flow::{FlowTable, HashKey, Tick, VerdictCache};
 use weir_table::publish::Listener;
 use weir_table::saved;
-use weir_table::stamps::{SlotSet, Stamps};
+use weir_table::stamps::Stamps;
 
 use crate::discover::Discovery;
 use crate::io::af_xdp::AfXdp;
@@ -113,8 +113,6 @@ impl Daemon {
         let flows = Arc::new(FlowTable::new(maps.flows4, maps.flows6, key.clone())?);
         let verdicts = VerdictCache::new(maps.verdicts4, maps.verdicts6, key.clone())?;
         let stamps = Arc::new(Stamps::new(maps.stamps, key)?);
-        // A change that a dead daemon did not finish.
-        stamps.settle(&SlotSet::All);
         // Nobody writes now: hooks that an earlier daemon left enter flows only while one of
         // its sockets is open.
         let unfinished = flows.sweep() + verdicts.sweep();
@@ -154,8 +152,9 @@ impl Daemon {
         let shim = u32::try_from(SHIM_LEN).unwrap_or(16);
         let pods = Arc::new(Mutex::new(Pods::new(
             steering,
+            config,
             Arc::clone(&node),
-            settings.attach,
+            (settings.attach, settings.offload),
             &settings.run_dir,
             punt.mtu - shim,
         )));
@@ -178,6 +177,8 @@ impl Daemon {
             pods: Arc::clone(&self.pods),
             run_dir: self.settings.run_dir,
             stop: Arc::clone(&self.stop),
+            saved: 0,
+            save_fails: false,
         };
         let publications =
             thread::Builder::new().name("weir-publish".into()).spawn(|| publications.serve())?;

@@ -33,7 +33,7 @@ use weir_table::stamps::{SlotSet, Stamps};
 
 use crate::clock;
 use crate::endpoints::Endpoints;
-use crate::rejudge::{Rejudged, rejudge};
+use crate::rejudge::{self, Rejudged};
 use crate::seed;
 
 /// How long a worker may take to acknowledge before it counts as hung. A burst takes
@@ -107,6 +107,11 @@ impl Node {
         }
     }
 
+    /// Whether every worker decides by the table that is in force.
+    pub fn is_acknowledged(&self) -> bool {
+        self.lock().known.is_some()
+    }
+
     /// What workers read; they keep it through [`arc_swap::Cache`].
     pub fn current(&self) -> &ArcSwap<Snapshot> {
         &self.current
@@ -144,12 +149,19 @@ impl Node {
             classifier: Some(classifier),
             endpoints: Arc::clone(&now.endpoints),
         })?;
+        if let Some(before) = &before {
+            rejudge::purge(&self.flows, &before.gone_in(&known));
+        }
         let slots = match (&old, &mut before) {
             (Some(old), Some(before)) => self.slots_between((old, before), (&new, &mut known)),
             // What an earlier daemon enforced last is not known, nor what workers judge by
             // that did not acknowledge in time.
             _ => SlotSet::All,
         };
+        if before.is_none() {
+            // A change that a dead daemon did not finish.
+            self.stamps.settle(&SlotSet::All);
+        }
         admin.known = Some(known);
         let rejudged = self.restamp(&slots, &new);
         Ok((Enforced { generation, at_ns: clock::monotonic_ns() }, rejudged))
@@ -186,15 +198,11 @@ impl Node {
     }
 
     /// Enters the connections of this node's pods that the host's conntrack knows, judged
-    /// under the present policies. Only into an empty flow table: whoever was here before
-    /// knows better. Must run in the host's network namespace.
+    /// under the present policies. Must run in the host's network namespace.
     pub fn adopt_open_flows(&self) {
         let _admin = self.lock();
         let snapshot = self.current.load_full();
         let Some(classifier) = &snapshot.classifier else { return };
-        if self.flows.iter().next().is_some() {
-            return;
-        }
         let (room, _) = self.flows.capacity();
         let seeds = seed::seeds(&snapshot.endpoints, room / 2);
         let now = Tick::from_nanos(clock::flow_ns());
@@ -218,6 +226,7 @@ impl Node {
         let before = known.clone();
         let changed = known.update(&classifier);
         let slots = self.stamps.slots_of(&changed);
+        rejudge::purge(&self.flows, &before.gone_in(known));
         // A pod that came or went has few flows; one with another identity may have many.
         let is_relabelled = |a: &Address| before.contains(*a) && known.contains(*a);
         if changed.iter().any(is_relabelled) {
@@ -265,7 +274,7 @@ impl Node {
         let endpoints = Arc::clone(&self.current.load().endpoints);
         let now = Tick::from_nanos(clock::flow_ns());
         self.stamps.announce(slots);
-        let done = rejudge(&self.flows, &self.stamps, slots, classifier, &endpoints, now);
+        let done = rejudge::rejudge(&self.flows, &self.stamps, slots, classifier, &endpoints, now);
         self.stamps.settle(slots);
         done
     }

@@ -24,6 +24,7 @@ use crate::discover::{Binding, Scan};
 use crate::endpoints::{Endpoint, EndpointsBuilder};
 use crate::node::Node;
 use crate::state;
+use crate::steer::abi::Config;
 use crate::steer::attach::{AttachMode, Hook};
 use crate::steer::{SteerError, Steering};
 
@@ -47,8 +48,10 @@ pub struct EndpointRecord<'a> {
 /// The pods of this node.
 pub struct Pods {
     steering: Steering,
+    config: Arc<Config>,
     node: Arc<Node>,
     mode: AttachMode,
+    offload: bool,
     run_dir: PathBuf,
     /// Largest pod MTU that the punt pair carries, in bytes.
     max_mtu: u32,
@@ -66,15 +69,18 @@ impl Pods {
     /// from the run directory: else the lowest interface index would win afterwards.
     pub fn new(
         steering: Steering,
+        config: Arc<Config>,
         node: Arc<Node>,
-        mode: AttachMode,
+        (mode, offload): (AttachMode, bool),
         run_dir: &Path,
         max_mtu: u32,
     ) -> Self {
         Self {
             steering,
+            config,
             node,
             mode,
+            offload,
             run_dir: run_dir.to_owned(),
             max_mtu,
             bindings: Vec::new(),
@@ -156,8 +162,14 @@ impl Pods {
         if !self.enforcing {
             self.enforcing = true;
             self.attach_all();
+            self.config.set_offload(self.offload);
             self.write_records();
         }
+    }
+
+    /// The record that the hooks read.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// True once the hooks go on every device at once.

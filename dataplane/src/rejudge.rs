@@ -10,6 +10,8 @@
 //! same time wins, and the flow is then judged again at its next packet.
 #![forbid(unsafe_code)]
 
+use rustc_hash::FxHashSet;
+use weir_table::addr::Address;
 use weir_table::classify::Classifier;
 use weir_table::counters::Reason;
 use weir_table::flow::{Flow, FlowTable, Side, Tick};
@@ -59,6 +61,19 @@ pub fn rejudge<B: AsRef<[u8]>, W: Words>(
         }
     }
     done
+}
+
+/// Forgets every flow of addresses that have lost their owner: whoever has one next did not
+/// open, nor accept, what its predecessor did. Returns how many.
+pub fn purge<W: Words>(flows: &FlowTable<W>, gone: &[Address]) -> u64 {
+    if gone.is_empty() {
+        return 0;
+    }
+    let gone: FxHashSet<Address> = gone.iter().copied().collect();
+    let is_concerned =
+        |flow: &Flow| [Side::Lo, Side::Hi].iter().any(|side| gone.contains(&flow.key.end(*side).0));
+    let concerned = flows.entries().filter(|(_, flow)| is_concerned(flow));
+    concerned.map(|(entry, _)| u64::from(flows.delete(entry))).sum()
 }
 
 /// The devices of both sides as they are today; 0 if not on this node.

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use weir_table::counters::{Counter, CounterBlock, Direction, Reason};
-use weir_table::flow::{FlowTable, Tick, VerdictCache};
+use weir_table::flow::{FlowTable, VerdictCache};
 use weir_table::mem::SharedWords;
 use weir_table::stamps::Stamps;
 
@@ -109,7 +109,7 @@ impl Worker {
                 self.config.heartbeat(self.id, now);
                 self.counters.add(Counter::TotalNs, now.wrapping_sub(slice_start));
                 slice_start = now;
-                self.config.set_tick(Tick::from_nanos(clock::flow_ns_at(now)));
+                self.config.set_tick(clock::flow_tick(now, self.config.tick()));
                 pipeline.expire(&view, clock::flow_ns_at(now), &self.counters);
                 publish_io(&self.counters, &mut io_seen, io.stats());
             }
@@ -122,7 +122,7 @@ impl Worker {
                 gate.unpark();
                 let now = clock::monotonic_ns();
                 self.config.heartbeat(self.id, now);
-                self.config.set_tick(Tick::from_nanos(clock::flow_ns_at(now)));
+                self.config.set_tick(clock::flow_tick(now, self.config.tick()));
                 slept?;
             }
         }

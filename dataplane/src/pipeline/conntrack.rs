@@ -158,7 +158,8 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     fn standing(&self, flow: &Flow, packet: &FlowPacket) -> Standing {
         let [(lo, now_lo), (hi, now_hi)] =
             [(flow.ifindex[0], packet.ifindex[0]), (flow.ifindex[1], packet.ifindex[1])];
-        let moved = |was: u32, is: u32| was != 0 && is != 0 && was != is;
+        // A side that has left this node altogether is another's as well by now.
+        let moved = |was: u32, is: u32| was != 0 && was != is;
         if moved(lo, now_lo) || moved(hi, now_hi) || flow.is_expired(self.now) {
             Standing::Foreign
         } else if flow.ifindex == packet.ifindex && self.stamps.hold(flow.stamps) {

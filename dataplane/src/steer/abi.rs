@@ -150,7 +150,10 @@ impl Config {
         let burst = punt_limit.map_or(0, |limit| limit.interval_ns() * u64::from(limit.burst));
         self.set(CONFIG_PUNT_INTERVAL, interval);
         self.set(CONFIG_PUNT_BURST, burst);
-        self.set(CONFIG_OFFLOAD, offload.into());
+        // Off only with the hooks that know nothing else: see `set_offload`.
+        if offload {
+            self.set_offload(true);
+        }
         self.set(CONFIG_ABI_VERSION, ABI_VERSION.into());
     }
 
@@ -171,11 +174,28 @@ impl Config {
         (tick != 0).then_some(Tick(tick))
     }
 
-    /// Tells the hooks the coarse time. Stores nothing if it has not changed.
+    /// Tells the hooks the coarse time, which never runs backwards. Stores nothing if it has
+    /// not changed.
     pub fn set_tick(&self, now: Tick) {
-        if self.get(CONFIG_TICK) != u64::from(now.0) {
+        if self.tick().is_none_or(|last| now.since(last) > 0) {
             self.set(CONFIG_TICK, now.0.into());
         }
+    }
+
+    /// Tells the hooks whether decided flows stay in the kernel. To be turned off only once
+    /// the hooks are this daemon's: those of an earlier one have nobody to send packets to.
+    pub fn set_offload(&self, on: bool) {
+        self.set(CONFIG_OFFLOAD, on.into());
+    }
+
+    /// Whether the flows that were open before the first daemon have been entered.
+    pub fn has_adopted(&self) -> bool {
+        self.get(CONFIG_ADOPTED) != 0
+    }
+
+    /// Says that they have.
+    pub fn set_adopted(&self) {
+        self.set(CONFIG_ADOPTED, 1);
     }
 
     /// A worker's sign of life; `now` is `CLOCK_MONOTONIC` in nanoseconds.

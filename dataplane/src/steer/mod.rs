@@ -35,7 +35,7 @@ use abi::{CONFIG_WORDS, Config};
 /// The steering program, compiled by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
-/// Maps that outlive the daemon.
+/// Maps that outlive the daemon; the one by which they are known comes first.
 const PINNED: [&str; 10] = [
     "weir_config",
     "weir_steering",
@@ -257,7 +257,9 @@ impl Steering {
     /// # Errors
     /// [`SteerError::Map`], when the map is full or gone.
     pub fn set_pod_addresses(&mut self, owned: &[(u32, IpAddr)]) -> Result<(), SteerError> {
-        let keys = owned.iter().map(|(i, a)| abi::pod_address_key(*i, *a)).collect();
+        let by_device = owned.iter().map(|(i, a)| abi::pod_address_key(*i, *a));
+        let by_any = owned.iter().map(|(_, a)| abi::pod_address_key(0, *a));
+        let keys = by_device.chain(by_any).collect();
         self.replace_keys("weir_pod_addrs", &keys)
     }
 
@@ -317,13 +319,16 @@ fn forget_foreign_maps(pin_dir: &Path, sizes: Sizes) {
                 && size("weir_flows6") == Some(sizes.flows6),
         )
     };
-    if same_abi() == Some(false) {
+    let leftovers = PINNED.iter().any(|name| pin_dir.join(name).exists());
+    if leftovers && same_abi() != Some(true) {
         tracing::warn!(
             pins = %pin_dir.display(),
             "the pinned maps were written by another version or with other sizes; starting with \
              an empty flow table, open connections are judged again"
         );
-        for name in PINNED {
+        // The record by which they are known goes last: a start that is interrupted here
+        // must not leave maps behind that the next one would take for its own.
+        for name in PINNED.iter().rev() {
             let _ = std::fs::remove_file(pin_dir.join(name));
         }
     }

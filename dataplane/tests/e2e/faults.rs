@@ -226,7 +226,20 @@ fn a_pod_answers_for_its_own_address_only() {
         std::net::IpAddr::V4(_) => unreachable!("asked for IPv6"),
     };
 
+    let advertisement = |source: [u8; 16], target: [u8; 16]| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2(from, to)
+            .ipv6(source, target, 255)
+            .icmpv6_raw(136, 0, [0x20, 0, 0, 0])
+            .write(&mut frame, &octets("curl"))
+            .unwrap();
+        frame
+    };
+    let beyond = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
+
     let before = weir.status();
+    wire.send(&advertisement(octets("kurl"), octets("web"))); // from another pod's address
+    wire.send(&advertisement(octets("curl"), beyond)); // would be routed, whatever it is shaped as
     wire.send(&arp_reply(address("kurl", Family::V4))); // another pod's
     wire.send(&icmp6(136, 255, &octets("kurl"))); // NA for another pod's
     wire.send(&icmp6(134, 255, &[0; 8])); // router advertisement
@@ -237,9 +250,9 @@ fn a_pod_answers_for_its_own_address_only() {
     wire.flush();
     let after = weir.status();
     let grown = |name| count(&after, name) - count(&before, name);
-    assert_eq!(grown("steering.drop_nd"), 3, "{}", weir.words());
+    assert_eq!(grown("steering.drop_nd"), 4, "{}", weir.words());
     assert!(grown("steering.neighbour") >= 2, "its own pass\n{}", weir.words());
-    assert_eq!(grown("steering.punted"), 2, "judged by a worker\n{}", weir.words());
+    assert_eq!(grown("steering.punted"), 3, "judged by a worker\n{}", weir.words());
 }
 
 /// A pod with NET_ADMIN can hide its interface from discovery; that must not take the

@@ -71,6 +71,12 @@ impl KnownAddresses {
         self.entries.binary_search_by_key(&address, |entry| entry.0).is_ok()
     }
 
+    /// The addresses that the map held and `later` does not.
+    pub fn gone_in(&self, later: &KnownAddresses) -> Vec<Address> {
+        let all = self.entries.iter().map(|entry| entry.0);
+        all.filter(|address| !later.contains(*address)).collect()
+    }
+
     /// How many addresses the map held.
     pub fn len(&self) -> usize {
         self.entries.len()
