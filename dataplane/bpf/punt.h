@@ -31,10 +31,9 @@ static __always_inline int serving(const struct weir_config *c, __u32 worker, __
 }
 
 /*
- * Whether the hook may send another packet to a worker, or open another flow, now. A bucket
- * of credit that refills steadily, kept as one number: the time at which it would be empty
- * (the generic cell rate algorithm, ITU-T I.371). Racing packets may both take the last
- * credit.
+ * Whether the hook may send another packet to a worker now. A bucket of credit that refills
+ * steadily, kept as one number: the time at which it would be empty (the generic cell rate
+ * algorithm, ITU-T I.371). Racing packets may both take the last credit.
  */
 static __always_inline int may_punt(struct __sk_buff *skb, const struct weir_config *c,
 				    __u8 direction, __u64 now)

@@ -224,7 +224,6 @@ static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_co
 	__u64 ctl = found->flow.rest ? found->flow.ctl : t->s.free_ctl;
 	__u32 has_room = found->flow.rest || t->s.has_free;
 	struct flow verdict;
-	__u64 now;
 
 	if (!found->flow.rest)
 		place = t->s.free_place;
@@ -243,11 +242,8 @@ static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_co
 	}
 	if (t->protocol == IPPROTO_TCP && (t->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return PUNT;
-	now = bpf_ktime_get_ns();
-	if (!has_room || !serving(c, worker_of(c, p), now))
+	if (!has_room || !serving(c, worker_of(c, p), bpf_ktime_get_ns()))
 		return PUNT;
-	if (!may_punt(skb, c, direction, now))
-		return drop(WEIR_STEER_DROP_PUNT_RATE);
 	/* The search for the verdict has taken the place of the flow's key. */
 	if (read_tuple(skb, c, t) == FAMILY_NONE || !enter_flow(t, place, ctl, &verdict, c->tick))
 		return PUNT;

@@ -75,9 +75,10 @@ pub struct PuntLimit {
 }
 
 impl PuntLimit {
-    /// A worker judges some 100,000 packets a second on a modest core, and half of that
-    /// is the most that one pod may ask for. What is already decided does not count.
-    pub const DEFAULT: Self = Self { rate: 50_000, burst: 25_000 };
+    /// A worker judges some 80,000 packets a second on a modest core, which it may share with
+    /// the pods; a quarter of that is the most that one pod may ask for. What the hooks
+    /// decide by themselves does not count.
+    pub const DEFAULT: Self = Self { rate: 20_000, burst: 40_000 };
 
     fn interval_ns(self) -> u64 {
         1_000_000_000 / u64::from(self.rate.max(1))
