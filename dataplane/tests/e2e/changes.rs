@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::lab::{Cni, Family, Lab, text};
 use crate::node::{example, node};
-use crate::probe::{TCP_PORT, connect};
+use crate::probe::{Resent, TCP_PORT, connect};
 use crate::turn;
 use crate::weir::{Weir, bench};
 
@@ -54,7 +54,7 @@ fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
 
     let web = (lab.address("web", Family::V6), TCP_PORT).into();
     let connection = connect(&lab, "curl", web, Duration::from_secs(3)).unwrap();
-    let resent = [retransmissions(&lab, "curl"), retransmissions(&lab, "web")];
+    let resent = ["curl", "web"].map(|place| Resent::by(&lab, place));
     let numbered = Family::BOTH.map(|family| Numbered::start(&lab, family));
     let doubtful = [TOGGLED, FORBIDDEN].map(|port| Doubtful::between(&lab, port));
     let stop = AtomicBool::new(false);
@@ -95,8 +95,10 @@ fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
 
     let exchanged = exchanged.unwrap_or_else(|e| panic!("TCP: {e}\n{}", weir.words()));
     assert!(exchanged > CHANGES, "TCP: only {exchanged} messages");
-    let again = [retransmissions(&lab, "curl"), retransmissions(&lab, "web")];
-    assert_eq!(again, resent, "TCP segments had to be sent again\n{}", weir.words());
+    for (place, before) in [("curl", resent[0]), ("web", resent[1])] {
+        let lost = Resent::by(&lab, place).lost_since(before);
+        assert_eq!(lost, 0, "TCP segments of {place}\n{}", weir.words());
+    }
     for stream in numbered {
         stream.end(&weir);
     }
@@ -210,15 +212,6 @@ fn exchange(mut stream: &TcpStream, stop: &AtomicBool) -> std::io::Result<usize>
         thread::sleep(Duration::from_micros(500));
     }
     Ok(count)
-}
-
-/// How many TCP segments a place has sent again: `/proc/net/snmp`.
-fn retransmissions(lab: &Lab, place: &str) -> u64 {
-    let snmp = lab.within(place, || std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap());
-    let mut lines = snmp.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_whitespace);
-    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
-    let (_, number) = names.zip(numbers).find(|(name, _)| *name == "RetransSegs").unwrap();
-    number.parse().unwrap()
 }
 
 struct StopOnDrop<'a>(&'a AtomicBool);

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{count, example, growth, node, settled};
 use crate::probe::By::{Tcp, Udp};
-use crate::probe::{Probe, denied, differences, reaches, serve};
+use crate::probe::{Probe, Resent, denied, differences, reaches, serve};
 use crate::turn;
 use crate::weir::Weir;
 
@@ -77,6 +77,7 @@ fn survive(on_failure: &str, while_dead: &[Probe], counted: &str) {
     for round in 0..3 {
         assert_eq!(fleet.round(round), 0, "lost while opening\n{}", weir.words());
     }
+    let resent = ["curl", "web"].map(|place| Resent::by(&lab, place));
     let bulk = Bulk::start(&lab, "curl", "web");
     let traffic = Traffic { rounds: AtomicU32::new(3), ..Traffic::default() };
     thread::scope(|scope| {
@@ -109,7 +110,11 @@ fn survive(on_failure: &str, while_dead: &[Probe], counted: &str) {
     let rounds = traffic.rounds.load(Ordering::Relaxed);
     let sent = bulk.end();
     eprintln!("{on_failure}: {rounds} rounds of {FLOWS} datagrams; iperf3: {sent}");
-    assert_eq!(sent["retransmits"], 0, "iperf3: {sent}\n{}", weir.words());
+    assert!(sent["bytes"].as_u64().unwrap() > 0);
+    for (place, before) in [("curl", resent[0]), ("web", resent[1])] {
+        let lost = Resent::by(&lab, place).lost_since(before);
+        assert_eq!(lost, 0, "TCP segments of {place}; iperf3: {sent}\n{}", weir.words());
+    }
 }
 
 /// 10,000 flows, half of them of either family: each sender's to each receiver.

@@ -1,5 +1,6 @@
 //! Asking whether one place of the lab reaches another, as a client would.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
@@ -170,4 +171,43 @@ pub fn ask_udp(from: Option<IpAddr>, to: SocketAddr, wait: Duration) -> bool {
             false
         }
     }
+}
+
+/// TCP segments that a place has sent again, and how many of them in vain: a busy machine
+/// makes TCP impatient, and then the first has arrived as well, which the other end reports
+/// (RFC 2883).
+#[derive(Clone, Copy)]
+pub struct Resent {
+    segments: u64,
+    in_vain: u64,
+}
+
+impl Resent {
+    /// By all connections of a place so far.
+    pub fn by(lab: &Lab, place: &str) -> Self {
+        let (snmp, netstat) = lab.within(place, || {
+            ["snmp", "netstat"]
+                .map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap())
+                .into()
+        });
+        let in_vain = ["TCPDSACKRecv", "TCPDSACKOfoRecv"];
+        Self {
+            segments: kernel_counter(&snmp, "Tcp:", "RetransSegs"),
+            in_vain: in_vain.map(|name| kernel_counter(&netstat, "TcpExt:", name)).iter().sum(),
+        }
+    }
+
+    /// How many were lost since: the first of them did not arrive.
+    pub fn lost_since(self, before: Self) -> u64 {
+        (self.segments - before.segments).saturating_sub(self.in_vain - before.in_vain)
+    }
+}
+
+/// A line of names and one of numbers, both under the same heading.
+fn kernel_counter(text: &str, heading: &str, name: &str) -> u64 {
+    let mut lines =
+        text.lines().filter(|line| line.starts_with(heading)).map(str::split_whitespace);
+    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+    let found = names.zip(numbers).find(|(other, _)| *other == name);
+    found.unwrap_or_else(|| panic!("no {heading} {name} in {text}")).1.parse().unwrap()
 }
