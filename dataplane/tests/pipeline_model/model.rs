@@ -164,7 +164,8 @@ impl Model {
         } else {
             (dst_device, src_device)
         };
-        let other_pod = |was: u32, is: u32| was != 0 && is != 0 && was != is;
+        // An address that has left its device is another owner's, here or elsewhere.
+        let other_pod = |was: u32, is: u32| was != 0 && was != is;
         let foreign = other_pod(flow.client_device, client)
             || other_pod(flow.server_device, server)
             || self.now - flow.last > flow.lifetime();
