@@ -148,9 +148,22 @@ static __always_inline void find_flow(const struct weir_config *c, const struct 
 #define PLACE_NONE (-1)
 #define PLACE_IN_CHANGE (-2) /* it may be at one that a writer does not come to an end with */
 
+/* LOOK_AT() the table that is searched. */
+static __always_inline __u32 look_at(const struct search *s, __u32 place, struct flow *f)
+{
+	f->rest = 0;
+	if (s->in_verdicts && s->v6)
+		return LOOK_AT(weir_verdicts6, flow6, 5, s->key, place, f);
+	if (s->in_verdicts)
+		return LOOK_AT(weir_verdicts4, flow4, 2, s->key, place, f);
+	if (s->v6)
+		return LOOK_AT(weir_flows6, flow6, 5, s->key, place, f);
+	return LOOK_AT(weir_flows4, flow4, 2, s->key, place, f);
+}
+
 /*
- * The place of a key, or one of the above. A global function, so that the verifier looks at it once; the
- * entry has to be read again at its place, and may then be gone.
+ * The place of a key, or one of the above. A global function, so that the verifier looks at
+ * it once; the entry has to be read again at its place, and may then be gone.
  */
 __noinline int find_place(struct search *s)
 {
@@ -171,15 +184,7 @@ __noinline int find_place(struct search *s)
 			else
 				mask = s->v6 ? c->flow6_mask : c->flow4_mask;
 			place = place_of(s->hash, mask, n);
-			f.rest = 0;
-			if (s->in_verdicts && s->v6)
-				state = LOOK_AT(weir_verdicts6, flow6, 5, s->key, place, &f);
-			else if (s->in_verdicts)
-				state = LOOK_AT(weir_verdicts4, flow4, 2, s->key, place, &f);
-			else if (s->v6)
-				state = LOOK_AT(weir_flows6, flow6, 5, s->key, place, &f);
-			else
-				state = LOOK_AT(weir_flows4, flow4, 2, s->key, place, &f);
+			state = look_at(s, place, &f);
 			if (f.rest)
 				return place;
 			if (state == LOOK_AGAIN)
@@ -199,19 +204,10 @@ __noinline int find_place(struct search *s)
 /* Reads the entry at the place of a search, if it is there. */
 static __always_inline void read_place(const struct search *s, int place, struct flow *f)
 {
-	__u32 index = place;
-
-	f->rest = 0;
 	if (place < 0)
-		return;
-	if (s->in_verdicts && s->v6)
-		(void)LOOK_AT(weir_verdicts6, flow6, 5, s->key, index, f);
-	else if (s->in_verdicts)
-		(void)LOOK_AT(weir_verdicts4, flow4, 2, s->key, index, f);
-	else if (s->v6)
-		(void)LOOK_AT(weir_flows6, flow6, 5, s->key, index, f);
+		f->rest = 0;
 	else
-		(void)LOOK_AT(weir_flows4, flow4, 2, s->key, index, f);
+		look_at(s, place, f);
 }
 
 /* ---- what an entry says ----------------------------------------------- */

@@ -157,7 +157,8 @@ impl Publications {
                 }
                 None => {}
             }
-            self.look_at_addresses();
+            // The backstop for what control has changed in place and could not announce.
+            self.node.addresses_changed();
             self.keep();
         }
         Ok(())
@@ -203,15 +204,6 @@ impl Publications {
         });
         let Rejudged { judged, cut } = rejudged;
         tracing::debug!(generation, epoch, flows = judged, cut, "changed addresses in force");
-    }
-
-    /// Notices what control has changed in place and could not announce.
-    fn look_at_addresses(&mut self) {
-        let snapshot = self.node.current().load_full();
-        let Some(classifier) = &snapshot.classifier else { return };
-        if classifier.stamp() != self.saved {
-            self.node.addresses_changed();
-        }
     }
 
     /// Keeps the table and its addresses on tmpfs, before anybody is told that they are

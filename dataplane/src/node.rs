@@ -218,11 +218,15 @@ impl Node {
     }
 
     /// Makes stale what was said about addresses that control has changed in place since
-    /// the last look. `None` if there is no table that every worker has acknowledged.
+    /// the last look; a look that finds nothing costs next to nothing. `None` if there is no
+    /// table that every worker has acknowledged.
     pub fn addresses_changed(&self) -> Option<Rejudged> {
         let mut admin = self.lock();
         let classifier = self.current.load().classifier.clone()?;
         let known = admin.known.as_mut()?;
+        if known.is_settled() && known.epoch() == classifier.addresses().epoch() {
+            return Some(Rejudged::default());
+        }
         let before = known.clone();
         let changed = known.update(&classifier);
         let slots = self.stamps.slots_of(&changed);
@@ -318,4 +322,84 @@ fn moved_addresses(old: &Endpoints, new: &Endpoints) -> Vec<Address> {
     moved.sort_unstable();
     moved.dedup();
     moved
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use weir_table::addrmap::{AddressMap, AddressMapWriter};
+    use weir_table::classify::Classifier;
+    use weir_table::flow::HashKey;
+    use weir_table::flow::layout::{v4_words, v6_words};
+    use weir_table::mem::Mapping;
+    use weir_table::policy::{
+        ClassId, ClassInfo, PolicyImage, PolicyTable, Program, Span, Verdict, encode,
+    };
+    use weir_table::{counters, seal};
+
+    use super::*;
+
+    fn table(generation: u64) -> PolicyTable<Mapping> {
+        let spans = || vec![Span { first: 0, row: 0 }];
+        let open = Program {
+            isolating: vec![],
+            tcp: spans(),
+            udp: spans(),
+            sctp: spans(),
+            icmp: 0,
+            other: 0,
+        };
+        let image = PolicyImage {
+            generation,
+            policies: vec![],
+            rules: vec![],
+            classes: vec![ClassInfo::UNRESTRICTED; 3],
+            prefixes: vec![("0.0.0.0/0".parse().unwrap(), 0), ("::/0".parse().unwrap(), 0)],
+            programs: vec![open],
+            rows: vec![vec![Verdict::ALLOW_UNRESTRICTED; 3]],
+        };
+        let fd = seal::sealed_copy("weir-test", &encode(&image).unwrap()).unwrap();
+        PolicyTable::from_bytes(Mapping::of_sealed(fd.as_fd(), "test").unwrap()).unwrap()
+    }
+
+    fn node() -> Node {
+        let words = Arc::new(SharedWords::heap(counters::words_for(1)));
+        let key = HashKey::from_words([5; 12]);
+        let (v4, v6) = (SharedWords::heap(v4_words(64)), SharedWords::heap(v6_words(64)));
+        let flows = Arc::new(FlowTable::new(v4, v6, key.clone()).unwrap());
+        let stamps = Arc::new(Stamps::new(SharedWords::heap(1 << 16), key).unwrap());
+        Node::new(0, Counters::init(words, 1).unwrap(), flows, stamps)
+    }
+
+    /// Control may die between a change in place and saying so; what the daemon does
+    /// meanwhile for other reasons must not make it overlook the change.
+    #[test]
+    fn a_change_that_nobody_announced_is_noticed_once() {
+        let node = node();
+        assert!(node.addresses_changed().is_none(), "there is no table yet");
+        let mut writer = AddressMapWriter::create(1, 8).unwrap();
+        let address = |n| Address::v4([10, 0, 0, n]);
+        for n in 1..4 {
+            writer.insert(address(n), ClassId(1)).unwrap();
+        }
+        let map = AddressMap::from_fd(writer.fd().unwrap()).unwrap();
+        let classifier = Arc::new(Classifier::new(table(1), map).unwrap());
+        node.enforce(Arc::clone(&classifier)).unwrap();
+        let stamped = |node: &Node| [1, 2, 3].map(|n| node.stamps.of(address(n)));
+        let first = stamped(&node);
+        assert_eq!(node.addresses_changed(), Some(Rejudged::default()));
+        assert_eq!(stamped(&node), first, "nothing has changed");
+
+        writer.insert(address(2), ClassId(2)).unwrap();
+        node.addresses_changed().unwrap();
+        let second = stamped(&node);
+        assert_eq!([0, 1, 2].map(|i| first[i] == second[i]), [true, false, true], "just the one");
+        node.addresses_changed().unwrap();
+        assert_eq!(stamped(&node), second);
+        // Whose flows are forgotten besides.
+        writer.remove(address(3));
+        node.addresses_changed().unwrap();
+        assert_eq!([0, 1, 2].map(|i| second[i] == stamped(&node)[i]), [true, true, false]);
+    }
 }
