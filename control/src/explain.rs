@@ -15,7 +15,7 @@ use weir_table::policy::Verdict;
 
 use crate::eval::{side_answer, word};
 use crate::index::{Index, Owner};
-use crate::model::{Direction, NetworkPolicy, ObjectKey, Origin, Rule};
+use crate::model::{Direction, NetworkPolicy, ObjectKey, Origin};
 
 /// One end's part of the explanation.
 #[derive(Debug, Clone, Serialize)]
@@ -191,7 +191,7 @@ fn refused(index: Option<&Index>, selected_by: &[String]) -> String {
     let refused: Vec<&str> = selected_by
         .iter()
         .map(String::as_str)
-        .filter(|name| policy(index, name).is_some_and(|policy| policy.refused))
+        .filter(|name| policy(index, name).is_some_and(|policy| !policy.faults.is_empty()))
         .collect();
     if refused.is_empty() {
         String::new()
@@ -246,12 +246,12 @@ fn locate(
 ) -> Option<Origin> {
     let policy = policy(index, name)?;
     let Some(path) = rule_path else { return Some(policy.origin.clone()) };
-    for (i, rule) in policy.rules(direction).iter().enumerate() {
-        if Rule::path(direction, i, None) == path {
+    for rule in policy.rules(direction) {
+        if rule.path(direction, None) == path {
             return Some(Origin { line: rule.line, ..policy.origin.clone() });
         }
         for (j, peer) in rule.peers.iter().enumerate() {
-            if Rule::path(direction, i, Some(j)) == path {
+            if rule.path(direction, Some(j)) == path {
                 return Some(Origin { line: peer.line, ..policy.origin.clone() });
             }
         }

@@ -86,13 +86,13 @@ fn side(
             continue;
         }
         isolated = true;
-        for (i, rule) in policy.rules(direction).iter().enumerate() {
+        for rule in policy.rules(direction) {
             // "This field is combined ... traffic is allowed if it matches both ports and from."
             if !ports_match(rule, pod_of(destination), traffic) {
                 continue;
             }
             if let Some(peer) = peers_match(index, policy, rule, peer_address, pod_of(peer)) {
-                return Side::Allowed(policy.key.clone(), Rule::path(direction, i, peer));
+                return Side::Allowed(policy.key.clone(), rule.path(direction, peer));
             }
         }
     }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
+use weir_control::eval::Offline;
+use weir_control::eval::probe::{Probe, Prober};
 use weir_control::index::{Index, Owner};
 use weir_control::model::{Direction, Loaded, NetworkPolicy, Object, Severity, load};
 
@@ -358,7 +360,13 @@ fn refused_specs_isolate_and_allow_nothing() {
         assert!(text.contains(message), "{name}: {text}");
         assert_eq!(complaint.severity, Severity::Refused, "{name}");
         let policy = only_policy(&loaded);
-        assert!(policy.refused && policy.ingress.is_empty() && policy.egress.is_empty(), "{name}");
+        assert!(policy.ingress.is_empty() && policy.egress.is_empty(), "{name}");
+        // A fault inside a rule refuses the rule, any other the policy.
+        let in_rule = field.starts_with("spec.ingress[") || field.starts_with("spec.egress[");
+        assert_eq!(policy.refused, !in_rule, "{name}");
+        let fault = policy.faults.iter().find(|fault| fault.field == field).unwrap();
+        assert_eq!(fault.rule.is_some(), in_rule, "{name}");
+        assert_eq!((&fault.message, fault.line), (&complaint.message, complaint.origin.line));
         assert_eq!(!policy.pod_selector.is_empty(), selected, "{name}");
         assert_eq!(directions(policy), isolated, "{name}");
     }
@@ -391,6 +399,60 @@ fn an_unreadable_selector_isolates_the_namespace() {
             complaint.unwrap_or_else(|| panic!("{name}: {:?}", loaded.complaints)).to_string();
         assert!(text.contains("every pod of namespace ns"), "{name}: {text}");
     }
+}
+
+/// A fault inside one rule takes that rule out of force and no other; the paths stay as written.
+#[test]
+fn a_refused_rule_leaves_the_others_in_force() {
+    const PODS: &str = "\
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: ns}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: client, namespace: ns}, status: {podIP: 10.0.0.2}}
+---
+";
+    const GOOD: &str = "{ports: [{port: 80}]}";
+    for (name, rest, refused, port_80, port_81) in [
+        ("bad port", "{ports: [{port: 80}, {port: 70000}]}", vec![0], "spec.ingress[1]", false),
+        ("bad peer", "{from: [{podSelector: {}}, {}]}", vec![0], "spec.ingress[1]", false),
+        ("null rule", "~", vec![0], "spec.ingress[1]", false),
+        ("a string", "everything", vec![0], "spec.ingress[1]", false),
+        ("two", "{form: []}, {from: {}}", vec![0, 1], "spec.ingress[2]", false),
+        ("good ones around it", "{}, {ports: 80}", vec![1], "spec.ingress[0]", true),
+    ] {
+        let spec = format!("{{podSelector: {{}}, ingress: [{rest}, {GOOD}]}}");
+        let policies = policy(&spec);
+        let loaded = only_policy(&policies);
+        assert!(!loaded.refused, "{name}");
+        let positions: Vec<usize> = loaded.refused_rules(Direction::Ingress).into_iter().collect();
+        assert_eq!(positions, refused, "{name}");
+        assert!(loaded.refused_rules(Direction::Egress).is_empty(), "{name}");
+        assert_eq!(policies.complaints.len(), refused.len(), "{name}: {:?}", policies.complaints);
+        for complaint in &policies.complaints {
+            let text = complaint.to_string();
+            assert!(text.contains("the rule is refused and allows nothing"), "{name}: {text}");
+            assert!(text.contains("its other rules stay in force"), "{name}: {text}");
+        }
+        let pods = load("pods.yaml", PODS.as_bytes()).unwrap().objects;
+        let index = Index::of(pods.into_iter().chain(policies.objects));
+        let offline = Offline::of(index).unwrap();
+        let mut prober = Prober::new(&offline);
+        let mut ask = |port: u16| {
+            let probe = format!(r#"{{"from":"ns/client","to":"ns/web","port":{port}}}"#);
+            prober.answer(&serde_json::from_str::<Probe<'_>>(&probe).unwrap()).unwrap()
+        };
+        assert_eq!(ask(80).ingress.rule.as_deref(), Some(port_80), "{name}");
+        assert_eq!(ask(81).verdict == "allow", port_81, "{name}");
+    }
+}
+
+/// A rule that is refused in the only direction with rules isolates that direction all the same.
+#[test]
+fn a_refused_rule_still_counts_for_the_policy_types() {
+    let loaded = policy("{egress: [{to: [{ipBlock: {cidr: nonsense}}]}]}");
+    let policy = only_policy(&loaded);
+    assert!(!policy.refused && policy.egress.is_empty());
+    assert_eq!(directions(policy), "in+out");
+    assert!(loaded.complaints[0].consequence.contains("no other rule"), "{loaded:?}");
 }
 
 /// All that is wrong is said at once, with the lines.

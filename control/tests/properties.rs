@@ -121,7 +121,7 @@ fn port_rule() -> impl Strategy<Value = PortRule> {
         3 => select(PORTS.to_vec()).prop_map(|port| PortMatch::Range(port, port)),
         3 => select(PORT_NAMES.to_vec()).prop_map(|name| PortMatch::Named(name.to_owned())),
     ];
-    (protocol(), port).prop_map(|(protocol, port)| PortRule { protocol, port })
+    (protocol(), port).prop_map(|(protocol, port)| PortRule { protocol, port, line: 0 })
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
@@ -129,6 +129,7 @@ fn rule() -> impl Strategy<Value = Rule> {
     (peers, prop::collection::vec(port_rule(), 0..3)).prop_map(|(peers, ports)| Rule {
         peers,
         ports,
+        position: 0,
         line: 0,
     })
 }
@@ -144,7 +145,12 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
         prop::bool::weighted(0.05),
     )
         .prop_map(|(namespace, name, pod_selector, directions, ingress, egress, refused)| {
-            let (ingress, egress) = if refused { (vec![], vec![]) } else { (ingress, egress) };
+            let (mut ingress, mut egress) =
+                if refused { (vec![], vec![]) } else { (ingress, egress) };
+            // Every other place is that of a refused rule, which is left out.
+            for rules in [&mut ingress, &mut egress] {
+                (1..).step_by(2).zip(rules).for_each(|(position, rule)| rule.position = position);
+            }
             NetworkPolicy {
                 key: ObjectKey::new(namespace, name),
                 pod_selector,
@@ -152,6 +158,7 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
                 ingress,
                 egress,
                 refused,
+                faults: Vec::new(),
                 origin: Origin::memory(),
             }
         })

@@ -151,10 +151,8 @@ impl<'a> Compiler<'a> {
         let namespace = self.vocabulary.namespaces.get(&policy.key.namespace).copied();
         let terms = [Direction::Ingress, Direction::Egress].map(|direction| {
             policy.isolates(direction).then(|| {
-                let rules = policy.rules(direction).iter().enumerate();
-                rules
-                    .flat_map(|(i, rule)| self.add_rule(number, namespace, direction, i, rule))
-                    .collect()
+                let rules = policy.rules(direction).iter();
+                rules.flat_map(|rule| self.add_rule(number, namespace, direction, rule)).collect()
             })
         });
         let selector = self.vocabulary.pod_words.matcher(&policy.pod_selector);
@@ -166,7 +164,6 @@ impl<'a> Compiler<'a> {
         policy: u32,
         namespace: Option<u32>,
         direction: Direction,
-        position: usize,
         rule: &Rule,
     ) -> Vec<Term> {
         let ports: Rc<[TermPort]> = rule.ports.iter().map(|port| self.port(port)).collect();
@@ -177,7 +174,7 @@ impl<'a> Compiler<'a> {
             peers.map(|(i, peer)| (Some(i), self.peers(namespace, &peer.peer))).collect()
         };
         let mut term = |peer: Option<usize>, peers: u32| {
-            self.rules.push(RuleInfo { policy, path: Rule::path(direction, position, peer) });
+            self.rules.push(RuleInfo { policy, path: rule.path(direction, peer) });
             Term { rule: RuleId(count(self.rules.len() - 1)), peers, ports: Rc::clone(&ports) }
         };
         sets.into_iter().map(|(peer, set)| term(peer, set)).collect()

@@ -120,24 +120,32 @@ impl<'n> Place<'n> {
         }
     }
 
-    /// The items of a list. A null item is a problem: the API's decoder would read it as an empty
-    /// object, which in a list of rules means "everything", and a file that is being written ends
-    /// like this.
+    /// The items of a list that are written; those that are not are noted.
     pub fn items(&self, problems: &mut Problems) -> Vec<Place<'n>> {
+        let mut places = self.slots(problems);
+        places.retain(|place| place.is_written(problems));
+        places
+    }
+
+    /// All items of a list, null ones too.
+    pub fn slots(&self, problems: &mut Problems) -> Vec<Place<'n>> {
         let Value::List(items) = &self.node.value else {
             self.expected("a list", problems);
             return Vec::new();
         };
-        let mut places = Vec::with_capacity(items.len());
-        for (i, node) in items.iter().enumerate() {
-            let place = Place { node, path: format!("{}[{i}]", self.path) };
-            if node.value == Value::Null {
-                problems.at(&place, "nothing is written here; write {} if an empty one is meant");
-            } else {
-                places.push(place);
-            }
+        let place = |(i, node)| Place { node, path: format!("{}[{i}]", self.path) };
+        items.iter().enumerate().map(place).collect()
+    }
+
+    /// Whether an item of a list is more than null, which is a problem: the API's decoder would
+    /// read it as an empty object, which in a list of rules means "everything", and a file that is
+    /// being written ends like this.
+    pub fn is_written(&self, problems: &mut Problems) -> bool {
+        let is = self.node.value != Value::Null;
+        if !is {
+            problems.at(self, "nothing is written here; write {} if an empty one is meant");
         }
-        places
+        is
     }
 
     /// A string.

@@ -4,6 +4,7 @@
 //! leaves implicit is made explicit where it is read: an absent protocol is TCP, an absent port is
 //! [`PortMatch::All`], an absent `endPort` a range of one.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::IpNet;
@@ -107,6 +108,8 @@ pub struct PortRule {
     pub protocol: Protocol,
     /// Ports.
     pub port: PortMatch,
+    /// Its line in the file, 0 if unknown.
+    pub line: u32,
 }
 
 /// What a peer matches.
@@ -144,13 +147,21 @@ pub struct Rule {
     pub peers: Vec<PeerRule>,
     /// Empty means all traffic, protocols without ports included.
     pub ports: Vec<PortRule>,
+    /// Its place in the list as written, from 0; refused rules beside it count.
+    pub position: usize,
     /// Its line in the file, 0 if unknown.
     pub line: u32,
 }
 
 impl Rule {
-    /// The API path of a rule or of one of its peers: `spec.egress[0].to[1]`, `spec.ingress[0]`.
-    pub fn path(direction: Direction, rule: usize, peer: Option<usize>) -> String {
+    /// The API path of this rule or of one of its peers.
+    pub fn path(&self, direction: Direction, peer: Option<usize>) -> String {
+        Self::path_at(direction, self.position, peer)
+    }
+
+    /// The API path of the rule at a position or of one of its peers: `spec.egress[0].to[1]`,
+    /// `spec.ingress[0]`.
+    pub fn path_at(direction: Direction, rule: usize, peer: Option<usize>) -> String {
         match peer {
             Some(peer) => {
                 format!("spec.{}[{rule}].{}[{peer}]", direction.field(), direction.peers_field())
@@ -160,7 +171,23 @@ impl Rule {
     }
 }
 
+/// What keeps a policy, or one rule of it, from being honoured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The rule that is refused, by direction and position; `None`: the policy as a whole.
+    pub rule: Option<(Direction, usize)>,
+    /// Path of the field.
+    pub field: String,
+    /// Its line in the file, 0 if unknown.
+    pub line: u32,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
 /// A NetworkPolicy.
+///
+/// What cannot be honoured is not among the rules, so that nobody can take it for one that allows:
+/// a rule can only allow, and leaving it out can only close.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkPolicy {
     /// Namespace and name.
@@ -173,8 +200,10 @@ pub struct NetworkPolicy {
     pub ingress: Vec<Rule>,
     /// Egress rules, empty if none; without effect unless egress is isolated.
     pub egress: Vec<Rule>,
-    /// The object could not be honoured as written: it isolates and allows nothing.
+    /// The object as a whole could not be honoured: it isolates and allows nothing.
     pub refused: bool,
+    /// Why it, or rules of it, are refused; empty if everything is honoured.
+    pub faults: Vec<Fault>,
     /// Where it was read.
     pub origin: Origin,
 }
@@ -183,6 +212,12 @@ impl NetworkPolicy {
     /// Whether pods it selects are isolated in a direction.
     pub fn isolates(&self, direction: Direction) -> bool {
         self.directions.contains(&direction)
+    }
+
+    /// Positions of the rules of a direction that are refused each by itself, in their order.
+    pub fn refused_rules(&self, direction: Direction) -> BTreeSet<usize> {
+        let of_direction = |fault: &Fault| fault.rule.filter(|(of, _)| *of == direction);
+        self.faults.iter().filter_map(of_direction).map(|(_, position)| position).collect()
     }
 
     /// The rules that have effect in a direction.

@@ -1,17 +1,24 @@
 //! From a value tree to a NetworkPolicy, with the validation of the API server.
 //!
 //! Source of the rules: `pkg/apis/networking/validation` of Kubernetes, and the API reference of
-//! `networking.k8s.io/v1`. A policy that fails any of them is refused as a whole, as the API server
-//! would; unlike there, it then still isolates, because whoever wrote it wanted something closed.
+//! `networking.k8s.io/v1`. The API server refuses a policy that fails any of them as a whole; here
+//! it still isolates, because whoever wrote it wanted something closed:
+//!
+//! * a fault inside one rule refuses that rule. It allows nothing; the others stay in force. That
+//!   is safe, since a rule can do nothing but allow;
+//! * any other fault refuses the policy as a whole. If the selector or the policy types cannot be
+//!   read, more is isolated rather than less; a field that is not known may have been meant to
+//!   restrict what the rules allow.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use ipnet::IpNet;
 
 use super::decode::{Place, Problems};
 use super::label::{LabelSelector, is_dns_subdomain};
 use super::policy::{
-    Direction, NetworkPolicy, Peer, PeerRule, PortMatch, PortRule, Protocol, Rule,
+    Direction, Fault, NetworkPolicy, Peer, PeerRule, PortMatch, PortRule, Protocol, Rule,
 };
 use super::{Complaint, ObjectKey, Origin, Severity};
 
@@ -42,17 +49,32 @@ pub(super) fn decode(
         } else {
             vec![Direction::Ingress, Direction::Egress]
         };
-        Decoded { selector: Some(LabelSelector::everything()), directions, rules: [vec![], vec![]] }
+        Decoded { directions, ..Decoded::default() }
     });
 
-    let refused = problems.refusals() > 0 || decoded.selector.is_none();
+    let is_of_rule = |i: usize| decoded.refused.iter().find(|(range, _)| range.contains(&i));
+    let beside_rules = problems.list.iter().enumerate();
+    let beside_rules = beside_rules.filter(|(i, p)| !p.warning && is_of_rule(*i).is_none()).count();
+    let refused = beside_rules > 0 || decoded.selector.is_none();
     let key = namespace.map(|ns| ObjectKey::new(ns, name.as_deref().unwrap_or("(unnamed)")));
-    let consequence = if refused { consequence(key.as_ref(), &decoded) } else { String::new() };
     let object = match &key {
         Some(key) => format!("NetworkPolicy {key}"),
         None => format!("NetworkPolicy ?/{}", name.as_deref().unwrap_or("(unnamed)")),
     };
-    for problem in problems.list {
+    let consequence = match refused {
+        true => refused_policy(key.as_ref(), &decoded),
+        false => refused_rule(&decoded),
+    };
+    let mut faults = Vec::new();
+    for (i, problem) in problems.list.into_iter().enumerate() {
+        if !problem.warning {
+            faults.push(Fault {
+                rule: is_of_rule(i).map(|(_, rule)| *rule),
+                field: problem.path.clone(),
+                line: problem.line,
+                message: problem.message.clone(),
+            });
+        }
         complaints.push(Complaint {
             severity: if problem.warning { Severity::Warning } else { Severity::Refused },
             origin: Origin { line: problem.line, ..origin.clone() },
@@ -70,12 +92,26 @@ pub(super) fn decode(
         ingress,
         egress,
         refused,
+        faults,
         origin: origin.clone(),
     })
 }
 
+/// What becomes of a refused rule, for the complaint.
+fn refused_rule(decoded: &Decoded) -> String {
+    let directions: Vec<&str> = decoded.directions.iter().map(|d| d.field()).collect();
+    let others = match decoded.rules.iter().map(Vec::len).sum() {
+        0usize => "it has no other rule",
+        _ => "its other rules stay in force",
+    };
+    format!(
+        "the rule is refused and allows nothing; the policy isolates for {} all the same, and {others}",
+        directions.join(" and ")
+    )
+}
+
 /// What becomes of a refused policy, for the complaint.
-fn consequence(key: Option<&ObjectKey>, decoded: &Decoded) -> String {
+fn refused_policy(key: Option<&ObjectKey>, decoded: &Decoded) -> String {
     let Some(key) = key else {
         return "the policy is refused, and as its namespace cannot be read it isolates nothing"
             .to_owned();
@@ -125,26 +161,58 @@ struct Decoded {
     /// `None`: could not be read, so that the whole namespace is meant.
     selector: Option<LabelSelector>,
     directions: Vec<Direction>,
-    /// Ingress, egress.
+    /// Ingress, egress; those that can be honoured.
     rules: [Vec<Rule>; 2],
+    /// The rules that cannot be, and which of the problems are theirs.
+    refused: Vec<(Range<usize>, (Direction, usize))>,
+}
+
+impl Default for Decoded {
+    /// A policy without a spec: every pod, no rules.
+    fn default() -> Self {
+        Self {
+            selector: Some(LabelSelector::everything()),
+            directions: Vec::new(),
+            rules: [vec![], vec![]],
+            refused: Vec::new(),
+        }
+    }
 }
 
 fn decode_spec(spec: &Place<'_>, problems: &mut Problems) -> Decoded {
+    let mut decoded = Decoded::default();
     spec.only(&["podSelector", "policyTypes", "ingress", "egress"], problems);
-    let selector = match spec.field("podSelector") {
-        Some(field) => LabelSelector::decode(&field, problems),
-        None => Some(LabelSelector::everything()),
-    };
-    let rules = [Direction::Ingress, Direction::Egress].map(|direction| {
-        spec.field(direction.field())
-            .map(|field| {
-                let items = field.items(problems);
-                items.iter().filter_map(|item| decode_rule(item, direction, problems)).collect()
-            })
-            .unwrap_or_default()
-    });
-    let directions = decode_policy_types(spec, problems);
-    Decoded { selector, directions, rules }
+    if let Some(field) = spec.field("podSelector") {
+        decoded.selector = LabelSelector::decode(&field, problems);
+    }
+    for direction in [Direction::Ingress, Direction::Egress] {
+        if let Some(field) = spec.field(direction.field()) {
+            decode_rules(&field, direction, &mut decoded, problems);
+        }
+    }
+    decoded.directions = decode_policy_types(spec, problems);
+    decoded
+}
+
+fn decode_rules(
+    field: &Place<'_>,
+    direction: Direction,
+    decoded: &mut Decoded,
+    problems: &mut Problems,
+) {
+    for (position, item) in field.slots(problems).iter().enumerate() {
+        let (begin, refusals) = (problems.list.len(), problems.refusals());
+        let rule = match item.is_written(problems) {
+            true => decode_rule(item, direction, position, problems),
+            false => None,
+        };
+        match rule {
+            Some(rule) if problems.refusals() == refusals => {
+                decoded.rules[direction as usize].push(rule);
+            }
+            _ => decoded.refused.push((begin..problems.list.len(), (direction, position))),
+        }
+    }
 }
 
 /// "If this field is not specified, it will default based on the existence of ingress or egress
@@ -187,12 +255,17 @@ fn decode_policy_types(spec: &Place<'_>, problems: &mut Problems) -> Vec<Directi
     if has_egress { both() } else { vec![Direction::Ingress] }
 }
 
-fn decode_rule(place: &Place<'_>, direction: Direction, problems: &mut Problems) -> Option<Rule> {
+fn decode_rule(
+    place: &Place<'_>,
+    direction: Direction,
+    position: usize,
+    problems: &mut Problems,
+) -> Option<Rule> {
     if !place.is_map(problems) {
         return None;
     }
     place.only(&["ports", direction.peers_field()], problems);
-    let mut rule = Rule { peers: Vec::new(), ports: Vec::new(), line: place.line() };
+    let mut rule = Rule { peers: Vec::new(), ports: Vec::new(), position, line: place.line() };
     if let Some(field) = place.field("ports") {
         for item in field.items(problems) {
             rule.ports.extend(decode_port(&item, problems));
@@ -260,7 +333,7 @@ fn decode_port(place: &Place<'_>, problems: &mut Problems) -> Option<PortRule> {
             }
         },
     };
-    Some(PortRule { protocol, port })
+    Some(PortRule { protocol, port, line: place.line() })
 }
 
 /// A port number, 1 to 65535.
