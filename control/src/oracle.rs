@@ -122,7 +122,10 @@ fn peers_match(
         }
         Peer::Pods { namespaces, pods } => pod.is_some_and(|pod| {
             let in_namespace = match namespaces {
-                Some(selector) => selects(selector, &index.namespace_labels(&pod.key.namespace)),
+                // A namespace that could not be read is selected by nobody.
+                Some(selector) => index
+                    .selectable_labels(&pod.key.namespace)
+                    .is_some_and(|labels| selects(selector, &labels)),
                 // "Otherwise it selects the pods matching podSelector in the policy's own
                 // namespace."
                 None => pod.key.namespace == policy.key.namespace,

@@ -222,9 +222,10 @@ impl<'a> Compiler<'a> {
                     Who::Pod(pod) => {
                         let inside = match scope {
                             Scope::Own(namespace) => *namespace == Some(pod.namespace),
-                            Scope::Selected(selector) => {
-                                selector.matches(&words.namespace_labels[pod.namespace as usize])
-                            }
+                            Scope::Selected(selector) => words.namespace_labels
+                                [pod.namespace as usize]
+                                .as_deref()
+                                .is_some_and(|labels| selector.matches(labels)),
                         };
                         inside && pods.matches(&pod.labels)
                     }

@@ -130,8 +130,8 @@ pub(super) struct Vocabulary {
     pub(super) port_names: FxHashMap<String, u32>,
     pub(super) blocks: Blocks,
     pub(super) namespaces: FxHashMap<String, u32>,
-    /// Encoded labels of each namespace.
-    pub(super) namespace_labels: Vec<Box<[u32]>>,
+    /// Encoded labels of each namespace; `None`: no selector selects it.
+    pub(super) namespace_labels: Vec<Option<Box<[u32]>>>,
     classes: FxHashMap<ClassKey, u32>,
     /// The classes in their order: those of addresses outside first, one a CIDR class.
     pub(super) keys: Vec<ClassKey>,
@@ -201,7 +201,8 @@ impl Vocabulary {
 
     fn add_namespace(&mut self, index: &Index, name: &str) {
         if !self.namespaces.contains_key(name) {
-            let labels = self.namespace_words.encode(&index.namespace_labels(name));
+            let labels = index.selectable_labels(name);
+            let labels = labels.map(|labels| self.namespace_words.encode(&labels));
             self.namespaces.insert(name.to_owned(), count(self.namespace_labels.len()));
             self.namespace_labels.push(labels);
         }

@@ -176,6 +176,13 @@ impl Index {
         }
     }
 
+    /// The labels by which selectors may find a namespace; `None` if its object was refused, since
+    /// then nobody knows which labels it lacks.
+    pub fn selectable_labels(&self, name: &str) -> Option<Cow<'_, Labels>> {
+        let refused = self.namespaces.get(name).is_some_and(|namespace| namespace.refused);
+        (!refused).then(|| self.namespace_labels(name))
+    }
+
     /// Every address that a pod owns, in the order of the addresses.
     pub fn endpoints(&self) -> BTreeMap<IpAddr, Owner<'_>> {
         self.claims().into_iter().map(|(address, claims)| (address, settle(&claims))).collect()

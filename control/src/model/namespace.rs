@@ -15,6 +15,10 @@ pub struct Namespace {
     pub name: String,
     /// Its labels, [`NAME_LABEL`] included.
     pub labels: Labels,
+    /// Some label could not be read. What the namespace lacks is then not known, so no
+    /// namespaceSelector selects it: one that says `NotIn` or `DoesNotExist` would otherwise open
+    /// what the unread label closes. Policies within it are not concerned.
+    pub refused: bool,
     /// Where it was read.
     pub origin: Origin,
 }
@@ -24,12 +28,12 @@ impl Namespace {
     pub fn new(name: impl Into<String>, mut labels: Labels, origin: Origin) -> Self {
         let name = name.into();
         labels.insert(NAME_LABEL.to_owned(), name.clone());
-        Self { name, labels, origin }
+        Self { name, labels, refused: false, origin }
     }
 }
 
-/// Reads a Namespace. Labels that cannot be read are left out and complained about: a selector
-/// then does not find them, which with positive selectors allows less.
+/// Reads a Namespace; `None` if it cannot be named. If any label cannot be read, the namespace is
+/// there with `refused` set.
 pub(super) fn decode(
     root: &Place<'_>,
     origin: &Origin,
@@ -55,8 +59,11 @@ pub(super) fn decode(
         problems.at(root, "metadata.name is required");
     }
     let object = format!("Namespace {}", name.as_deref().unwrap_or("(unnamed)"));
-    let consequence =
-        if name.is_some() { "the namespace counts without that label" } else { "it is left out" };
+    let consequence = match name {
+        Some(_) => "no namespaceSelector selects the namespace; policies within it stay in force",
+        None => "it is left out",
+    };
+    let refused = problems.refusals() > 0;
     for problem in problems.list {
         complaints.push(Complaint {
             severity: Severity::Refused,
@@ -67,5 +74,5 @@ pub(super) fn decode(
             consequence: consequence.to_owned(),
         });
     }
-    Some(Namespace::new(name?, labels, origin.clone()))
+    Some(Namespace { refused, ..Namespace::new(name?, labels, origin.clone()) })
 }
