@@ -90,7 +90,7 @@ impl Agent {
         };
         let changes = self.index.sync(&state.loaded.objects);
         self.report(&state);
-        if changes.any() || self.compiled.is_none() {
+        if changes.verdicts() || self.compiled.is_none() {
             self.compile(changes, since);
         }
     }

@@ -547,10 +547,10 @@ fn other_kinds() {
 apiVersion: v1
 kind: List
 items:
-- {apiVersion: v1, kind: Service, metadata: {name: s}}
-- {apiVersion: v1, kind: Node, metadata: {name: n}}
+- {apiVersion: v1, kind: ConfigMap, metadata: {name: s}}
+- {apiVersion: v1, kind: Secret, metadata: {name: n}}
 - {apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}
-- {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: e}}
+- {apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {name: e}}
 - {apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c}}
 - {apiVersion: example.org/v1, kind: Gadget, metadata: {name: g, namespace: ns}}
 - {apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i}}
@@ -563,7 +563,7 @@ items:
     let loaded = load("l.yaml", text.as_bytes()).unwrap();
     assert_eq!(loaded.objects.len(), 1);
     assert_eq!(loaded.skipped.values().sum::<usize>(), 5);
-    assert!(loaded.skipped_in_words().unwrap().contains("1 Service"));
+    assert!(loaded.skipped_in_words().unwrap().contains("1 ConfigMap"));
     let texts: Vec<String> = loaded.complaints.iter().map(|c| c.to_string()).collect();
     for (part, severity) in [
         ("ClusterNetworkPolicy c: policy.networking.k8s.io/v1alpha2", Severity::Skipped),

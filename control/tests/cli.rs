@@ -31,7 +31,7 @@ items:
   kind: Pod
   metadata: {namespace: shop, name: waiting}
 - apiVersion: v1
-  kind: Service
+  kind: ConfigMap
   metadata: {namespace: shop, name: web}
 - apiVersion: networking.k8s.io/v1
   kind: NetworkPolicy
@@ -130,7 +130,7 @@ fn probes_are_answered_in_order() {
         }
     }
     assert_eq!(run.code, 1, "a probe without an answer is a finding");
-    assert!(run.stderr.contains("1 object of other kinds left out: 1 Service"), "{}", run.stderr);
+    assert!(run.stderr.contains("1 object of other kinds left out: 1 ConfigMap"), "{}", run.stderr);
 }
 
 /// One input in several forms: YAML, JSON, several documents, a folder, standard input.

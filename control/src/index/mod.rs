@@ -1,7 +1,8 @@
 //! The objects in force, and what follows from them: who owns which address.
 //!
 //! ```text
-//!   objects ──sync/apply/delete──► Index { namespaces, pods, policies } ──► Changes
+//!   objects ──sync/apply/delete──► Index { namespaces, pods, policies,     ──► Changes
+//!                                    │      services, endpoint slices, nodes }
 //!                                    │
 //!                                    └─ endpoints(): address → one pod, or nobody for sure
 //! ```
@@ -19,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::model::{
-    Complaint, Labels, Namespace, NetworkPolicy, Object, ObjectId, ObjectKey, Origin, Pod,
-    Severity, namespace::NAME_LABEL,
+    Complaint, EndpointSlice, Labels, Namespace, NetworkPolicy, Node, Object, ObjectId, ObjectKey,
+    Origin, Pod, Service, Severity, namespace::NAME_LABEL,
 };
 
 /// Which kinds of objects differ from before.
@@ -32,11 +33,20 @@ pub struct Changes {
     pub namespaces: bool,
     /// Some Pod.
     pub pods: bool,
+    /// Some Service or EndpointSlice.
+    pub services: bool,
+    /// Some Node.
+    pub nodes: bool,
 }
 
 impl Changes {
     /// Whether anything changed.
     pub fn any(self) -> bool {
+        self.verdicts() || self.services || self.nodes
+    }
+
+    /// Whether anything changed that a verdict can depend on; if not, the table in force stays.
+    pub fn verdicts(self) -> bool {
         self.policies || self.namespaces || self.pods
     }
 
@@ -45,6 +55,8 @@ impl Changes {
             ObjectId::Namespace(_) => self.namespaces = true,
             ObjectId::Pod(_) => self.pods = true,
             ObjectId::NetworkPolicy(_) => self.policies = true,
+            ObjectId::Service(_) | ObjectId::EndpointSlice(_) => self.services = true,
+            ObjectId::Node(_) => self.nodes = true,
         }
     }
 }
@@ -55,6 +67,9 @@ pub struct Index {
     namespaces: BTreeMap<String, Namespace>,
     pods: BTreeMap<ObjectKey, Pod>,
     policies: BTreeMap<ObjectKey, NetworkPolicy>,
+    services: BTreeMap<ObjectKey, Service>,
+    endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
+    nodes: BTreeMap<String, Node>,
 }
 
 /// Who owns an address.
@@ -84,6 +99,9 @@ impl Index {
             Object::Namespace(new) => replace(&mut self.namespaces, new.name.clone(), new),
             Object::Pod(new) => replace(&mut self.pods, new.key.clone(), new),
             Object::NetworkPolicy(new) => replace(&mut self.policies, new.key.clone(), new),
+            Object::Service(new) => replace(&mut self.services, new.key.clone(), new),
+            Object::EndpointSlice(new) => replace(&mut self.endpoint_slices, new.key.clone(), new),
+            Object::Node(new) => replace(&mut self.nodes, new.name.clone(), new),
         };
         if changed {
             changes.note(&id);
@@ -98,6 +116,9 @@ impl Index {
             ObjectId::Namespace(name) => self.namespaces.remove(name).is_some(),
             ObjectId::Pod(key) => self.pods.remove(key).is_some(),
             ObjectId::NetworkPolicy(key) => self.policies.remove(key).is_some(),
+            ObjectId::Service(key) => self.services.remove(key).is_some(),
+            ObjectId::EndpointSlice(key) => self.endpoint_slices.remove(key).is_some(),
+            ObjectId::Node(name) => self.nodes.remove(name).is_some(),
         };
         if existed {
             changes.note(id);
@@ -133,6 +154,9 @@ impl Index {
             Object::Namespace(new) => self.namespaces.get(&new.name) == Some(new),
             Object::Pod(new) => self.pods.get(&new.key) == Some(new),
             Object::NetworkPolicy(new) => self.policies.get(&new.key) == Some(new),
+            Object::Service(new) => self.services.get(&new.key) == Some(new),
+            Object::EndpointSlice(new) => self.endpoint_slices.get(&new.key) == Some(new),
+            Object::Node(new) => self.nodes.get(&new.name) == Some(new),
         }
     }
 
@@ -140,7 +164,10 @@ impl Index {
         let namespaces = self.namespaces.keys().cloned().map(ObjectId::Namespace);
         let pods = self.pods.keys().cloned().map(ObjectId::Pod);
         let policies = self.policies.keys().cloned().map(ObjectId::NetworkPolicy);
-        namespaces.chain(pods).chain(policies)
+        let services = self.services.keys().cloned().map(ObjectId::Service);
+        let slices = self.endpoint_slices.keys().cloned().map(ObjectId::EndpointSlice);
+        let nodes = self.nodes.keys().cloned().map(ObjectId::Node);
+        namespaces.chain(pods).chain(policies).chain(services).chain(slices).chain(nodes)
     }
 
     /// Policies in the order in which they are named: by namespace, then name.
@@ -166,6 +193,31 @@ impl Index {
     /// Declared namespaces.
     pub fn namespaces(&self) -> impl ExactSizeIterator<Item = &Namespace> {
         self.namespaces.values()
+    }
+
+    /// A declared namespace.
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        self.namespaces.get(name)
+    }
+
+    /// Services by namespace and name.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// A Service.
+    pub fn service(&self, key: &ObjectKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// EndpointSlices by namespace and name.
+    pub fn endpoint_slices(&self) -> impl ExactSizeIterator<Item = &EndpointSlice> {
+        self.endpoint_slices.values()
+    }
+
+    /// Nodes by name.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Node> {
+        self.nodes.values()
     }
 
     /// The labels of a namespace; of one that is not declared, the label that every namespace has.
@@ -304,6 +356,34 @@ mod tests {
         assert_eq!(changes, Changes { pods: true, ..Changes::default() });
         assert_eq!(index.pods().len(), 0);
         assert_eq!(index.namespace_labels("other")[NAME_LABEL], "other");
+    }
+
+    /// Services, slices and nodes come, change and go like everything else, and change no verdict.
+    #[test]
+    fn what_decides_no_verdict_says_so() {
+        let text = "{apiVersion: v1, kind: List, items: [
+            {apiVersion: v1, kind: Service, metadata: {name: s}, spec: {ports: [{port: 80}]}},
+            {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: e},
+             addressType: IPv4},
+            {apiVersion: v1, kind: Node, metadata: {name: n}}]}";
+        let objects = crate::model::load("l", text.as_bytes()).unwrap().objects;
+        assert_eq!(objects.len(), 3);
+        let mut index = Index::default();
+        let expect = Changes { services: true, nodes: true, ..Changes::default() };
+        assert_eq!(index.sync(&objects), expect);
+        assert!(expect.any() && !expect.verdicts());
+        assert!(!index.sync(&objects).any());
+        let counts = (index.services().len(), index.endpoint_slices().len(), index.nodes().len());
+        assert_eq!(counts, (1, 1, 1));
+        assert_eq!(index.sync(&[]), expect);
+        assert_eq!(index, Index::default());
+        for change in [
+            Changes { policies: true, ..Changes::default() },
+            Changes { pods: true, ..Changes::default() },
+            Changes { namespaces: true, ..Changes::default() },
+        ] {
+            assert!(change.verdicts());
+        }
     }
 
     #[test]

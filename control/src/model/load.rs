@@ -5,13 +5,19 @@ use std::sync::Arc;
 
 use super::decode::{Place, Problems};
 use super::document::{Node, SyntaxError, Value, parse};
-use super::{Complaint, Object, Origin, Severity, namespace, pod, policy_decode};
+use super::written::{EmptyList, empty_lists};
+use super::{
+    Complaint, Object, Origin, Severity, endpoint_slice, namespace, node, pod, policy_decode,
+    service,
+};
 
 /// What one text held.
 #[derive(Debug, Default, Clone)]
 pub struct Loaded {
-    /// Objects that decide verdicts, in the order of the text.
+    /// Objects of the kinds that are read, in the order of the text.
     pub objects: Vec<Object>,
+    /// Lists that policies write and leave empty.
+    pub empty_lists: Vec<EmptyList>,
     /// What could not be honoured, or was left out.
     pub complaints: Vec<Complaint>,
     /// Objects of kinds that are known and decide no verdict in this version: kind → count.
@@ -22,6 +28,7 @@ impl Loaded {
     /// Adds another text's content.
     pub fn merge(&mut self, other: Loaded) {
         self.objects.extend(other.objects);
+        self.empty_lists.extend(other.empty_lists);
         self.complaints.extend(other.complaints);
         for (kind, count) in other.skipped {
             *self.skipped.entry(kind).or_default() += count;
@@ -88,21 +95,19 @@ const NETWORKING_KINDS: [&str; 5] =
     ["ClusterCIDR", "IPAddress", "Ingress", "IngressClass", "ServiceCIDR"];
 
 /// Kinds of the core group that a listing may contain.
-const CORE_KINDS: [&str; 16] = [
+const CORE_KINDS: [&str; 14] = [
     "Binding",
     "ComponentStatus",
     "ConfigMap",
     "Endpoints",
     "Event",
     "LimitRange",
-    "Node",
     "PersistentVolume",
     "PersistentVolumeClaim",
     "PodTemplate",
     "ReplicationController",
     "ResourceQuota",
     "Secret",
-    "Service",
     "ServiceAccount",
     "Status",
 ];
@@ -141,9 +146,26 @@ fn load_object(place: &Place<'_>, file: &Arc<str>, loaded: &mut Loaded) {
         // skipped, and isolate.
         ("networking.k8s.io" | "extensions" | "", "NetworkPolicy") => {
             let policy = policy_decode::decode(place, &origin, &mut loaded.complaints);
+            if let Some(policy) = &policy {
+                loaded.empty_lists.extend(empty_lists(place, &policy.key, &origin));
+            }
             loaded.objects.extend(policy.map(Object::NetworkPolicy));
         }
-        ("", "NamespaceList" | "PodList") | ("networking.k8s.io", "NetworkPolicyList") => {
+        ("", "Service") => {
+            let service = service::decode(place, &origin, &mut loaded.complaints);
+            loaded.objects.extend(service.map(Object::Service));
+        }
+        ("discovery.k8s.io", "EndpointSlice") => {
+            let slice = endpoint_slice::decode(place, &origin, &mut loaded.complaints);
+            loaded.objects.extend(slice.map(Object::EndpointSlice));
+        }
+        ("", "Node") => {
+            let node = node::decode(place, &origin, &mut loaded.complaints);
+            loaded.objects.extend(node.map(Object::Node));
+        }
+        ("", "NamespaceList" | "PodList" | "ServiceList" | "NodeList")
+        | ("networking.k8s.io", "NetworkPolicyList")
+        | ("discovery.k8s.io", "EndpointSliceList") => {
             load_list(place, file, kind.strip_suffix("List"), loaded);
         }
         ("policy.networking.k8s.io", _) => loaded.complaints.push(Complaint {

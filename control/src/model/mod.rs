@@ -1,4 +1,4 @@
-//! The Kubernetes objects that Weir reads, trimmed to what decides a verdict.
+//! The Kubernetes objects that Weir reads, trimmed to what decides a verdict or explains one.
 //!
 //! Kubernetes' own types carry hundreds of fields and default silently; a policy engine has to
 //! know exactly what it understood. So the types here are our own, and a text becomes an object
@@ -12,28 +12,42 @@
 //!
 //! Invariants:
 //! * every object here passed the validation that the API server applies;
-//! * a NetworkPolicy that did not pass is still here, with `refused` set and without rules: it
-//!   isolates where the written object would isolate and allows nothing;
+//! * Service, EndpointSlice and Node decide no verdict; one that did not pass is left out;
+//! * a rule of a NetworkPolicy that did not pass is left out of the policy, which keeps its place
+//!   and what is wrong with it;
+//! * a NetworkPolicy that did not pass in any other part is still here, with `refused` set and
+//!   without rules: it isolates where the written object would isolate and allows nothing;
 //! * a Pod that did not pass is still here with the addresses that could be read, and `refused`
 //!   set: it is isolated in both directions.
 
+mod common;
 pub mod decode;
 pub mod document;
+pub mod endpoint_slice;
 pub mod label;
 pub mod load;
 pub mod namespace;
+pub mod node;
 pub mod pod;
 pub mod policy;
 mod policy_decode;
+pub mod service;
+pub mod written;
 
 use std::fmt;
 use std::sync::Arc;
 
+pub use endpoint_slice::{AddressType, Endpoint, EndpointSlice, SlicePort};
 pub use label::{LabelSelector, Labels, Operator, Requirement};
 pub use load::{Loaded, load};
 pub use namespace::Namespace;
+pub use node::Node;
 pub use pod::{ContainerPort, Phase, Pod};
-pub use policy::{Direction, NetworkPolicy, Peer, PeerRule, PortMatch, PortRule, Protocol, Rule};
+pub use policy::{
+    Direction, Fault, NetworkPolicy, Peer, PeerRule, PortMatch, PortRule, Protocol, Rule,
+};
+pub use service::{Service, ServicePort, ServiceType, TargetPort, TrafficPolicy};
+pub use written::EmptyList;
 
 /// Namespace and name of a namespaced object; ordered as Weir orders policies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,7 +97,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One object that decides verdicts.
+/// One object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// `v1` Namespace.
@@ -92,6 +106,12 @@ pub enum Object {
     Pod(Pod),
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy(NetworkPolicy),
+    /// `v1` Service.
+    Service(Service),
+    /// `discovery.k8s.io/v1` EndpointSlice.
+    EndpointSlice(EndpointSlice),
+    /// `v1` Node.
+    Node(Node),
 }
 
 /// Identifies an object among all objects.
@@ -103,6 +123,12 @@ pub enum ObjectId {
     Pod(ObjectKey),
     /// A NetworkPolicy.
     NetworkPolicy(ObjectKey),
+    /// A Service.
+    Service(ObjectKey),
+    /// An EndpointSlice.
+    EndpointSlice(ObjectKey),
+    /// A Node by its name.
+    Node(String),
 }
 
 impl fmt::Display for ObjectId {
@@ -111,6 +137,9 @@ impl fmt::Display for ObjectId {
             Self::Namespace(name) => write!(f, "Namespace {name}"),
             Self::Pod(key) => write!(f, "Pod {key}"),
             Self::NetworkPolicy(key) => write!(f, "NetworkPolicy {key}"),
+            Self::Service(key) => write!(f, "Service {key}"),
+            Self::EndpointSlice(key) => write!(f, "EndpointSlice {key}"),
+            Self::Node(name) => write!(f, "Node {name}"),
         }
     }
 }
@@ -122,6 +151,9 @@ impl Object {
             Self::Namespace(namespace) => ObjectId::Namespace(namespace.name.clone()),
             Self::Pod(pod) => ObjectId::Pod(pod.key.clone()),
             Self::NetworkPolicy(policy) => ObjectId::NetworkPolicy(policy.key.clone()),
+            Self::Service(service) => ObjectId::Service(service.key.clone()),
+            Self::EndpointSlice(slice) => ObjectId::EndpointSlice(slice.key.clone()),
+            Self::Node(node) => ObjectId::Node(node.name.clone()),
         }
     }
 
@@ -131,6 +163,9 @@ impl Object {
             Self::Namespace(namespace) => &namespace.origin,
             Self::Pod(pod) => &pod.origin,
             Self::NetworkPolicy(policy) => &policy.origin,
+            Self::Service(service) => &service.origin,
+            Self::EndpointSlice(slice) => &slice.origin,
+            Self::Node(node) => &node.origin,
         }
     }
 }
