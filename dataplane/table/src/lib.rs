@@ -10,6 +10,8 @@
 //! | [`flow`] | mmapable BPF arrays | workers, admin side, steering program → all, CLI |
 //! | [`stamps`] | mmapable BPF array | dataplane's admin side → workers, steering program, CLI |
 //! | [`counters`] | mmapable BPF array | workers, admin side → CLI |
+//! | [`drops`] | file on tmpfs | dataplane's drops thread → CLI |
+//! | [`names`] | file on tmpfs | control → dataplane's drops thread |
 //! | [`abi`] | numbers of `bpf/weir.h` | C → Rust, when it is built |
 //!
 //! And what is built on them: [`classify`] asks table and address map, [`diff`] says for
@@ -28,9 +30,12 @@ pub mod addrmap;
 pub mod classify;
 pub mod counters;
 pub mod diff;
+pub mod drops;
 pub mod flow;
 pub mod gate;
 pub mod mem;
+#[cfg(not(loom))]
+pub mod names;
 pub mod policy;
 #[cfg(not(loom))]
 pub mod publish;
