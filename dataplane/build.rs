@@ -31,6 +31,7 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-env-changed=CLANG");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     compile(PROGRAM, &[], &out.join("steer.bpf.o"))?;
+    compile(PROGRAM, &["-DWEIR_WITHOUT_AF_XDP"], &out.join("steer_tap.bpf.o"))?;
     compile(TUPLE_TEST, &[], &out.join("tuple_test.bpf.o"))?;
     compile(STRESS, &[], &out.join("stress.bpf.o"))?;
     for (name, step, instead) in BROKEN {

@@ -26,12 +26,28 @@ struct {
 	__type(value, struct weir_config);
 } weir_config SEC(".maps");
 
+/* For kernels without AF_XDP the program is compiled with another type: weir0 is a TAP
+ * device there. */
+#ifdef WEIR_WITHOUT_AF_XDP
+#define WEIR_XSKS_TYPE BPF_MAP_TYPE_ARRAY
+#else
+#define WEIR_XSKS_TYPE BPF_MAP_TYPE_XSKMAP
+#endif
 struct {
-	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(type, WEIR_XSKS_TYPE);
 	__uint(max_entries, WEIR_MAX_WORKERS);
 	__type(key, __u32);
 	__type(value, __u32);
 } weir_xsks SEC(".maps");
+
+/* weir0 if it is a TAP device: it is gone from here the moment its daemon is, as sockets are
+ * from weir_xsks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bpf_devmap_val);
+} weir_taps SEC(".maps");
 
 /* An address in IPv6 form; IPv4 is mapped (::ffff:a.b.c.d). */
 struct address {

@@ -19,11 +19,14 @@ static __always_inline __u32 worker_of(const struct weir_config *c, const struct
 
 static __always_inline int serving(const struct weir_config *c, __u32 worker, __u64 now)
 {
+	__u32 tap = 0;
+
 	if (!c->punt_ifindex || !c->workers || worker >= WEIR_MAX_WORKERS)
 		return 0;
-	/* A closed socket leaves the map at once: this notices a killed daemon,
-	 * the heartbeat one that hangs. */
-	if (!bpf_map_lookup_elem(&weir_xsks, &worker))
+	/* A closed socket, a device that is gone leave their map at once: this notices a
+	 * killed daemon, the heartbeat one that hangs. */
+	if (c->punt_flags & WEIR_PUNT_TAP ? !bpf_map_lookup_elem(&weir_taps, &tap) :
+					    !bpf_map_lookup_elem(&weir_xsks, &worker))
 		return 0;
 	/* Signed: the worker may write a later time than ours between the two
 	 * reads, and that is a sign of life, not of 584 years of silence. */
@@ -53,6 +56,16 @@ static __always_inline int may_punt(struct __sk_buff *skb, const struct weir_con
 	else
 		bpf_map_update_elem(&weir_punt_rate, &hook, &until, BPF_ANY);
 	return 1;
+}
+
+/* As how many packets this one reaches the worker. */
+static __always_inline __u16 packets_of(struct __sk_buff *skb, const struct weir_config *c,
+					__u8 protocol)
+{
+	__u64 whole = protocol == IPPROTO_UDP ? WEIR_PUNT_TAP_UDP : WEIR_PUNT_TAP;
+
+	/* A veth gets the segments of a GSO packet. */
+	return skb->gso_segs && !(c->punt_flags & whole) ? skb->gso_segs : 1;
 }
 
 /* What the fast path found out about a packet. */
@@ -90,8 +103,7 @@ static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
 	}
 	shim.worker = worker;
 	if (known) {
-		/* A GSO packet arrives as its segments. */
-		__u16 packets = skb->gso_segs ? skb->gso_segs : 1;
+		__u16 packets = packets_of(skb, c, known->tuple.protocol);
 
 		shim.flags = WEIR_SHIM_COUNTED;
 		shim.sequence = count_punted(&known->flow, known->tuple.from_hi, packets);

@@ -6,6 +6,7 @@
  *   weir_to_pod    tc egress  of a pod's host-side veth (the pod receives)
  *   weir_return    tc ingress of weir0 (a worker accepted the frame)
  *   weir_deliver   XDP on weir1 (hand the frame to the worker's AF_XDP socket)
+ *   weir_queue     if weir0 is a TAP device: which worker's queue a frame goes to
  *
  * A hook answers one question: is this packet decided already? It is if it
  * belongs to a flow of the flow table whose verdict still holds, or carries the
@@ -401,10 +402,21 @@ int weir_return(struct __sk_buff *skb)
 	return bpf_redirect(shim.ifindex, shim.direction == WEIR_TO_POD ? 0 : BPF_F_INGRESS);
 }
 
+#ifndef WEIR_WITHOUT_AF_XDP
 SEC("xdp")
 int weir_deliver(struct xdp_md *ctx)
 {
 	return bpf_redirect_map(&weir_xsks, ctx->rx_queue_index, XDP_DROP);
+}
+#endif
+
+/* Steering of a TAP device (TUNSETSTEERINGEBPF): it does not heed skb->queue_mapping. */
+SEC("socket")
+int weir_queue(struct __sk_buff *skb)
+{
+	struct weir_shim shim;
+
+	return bpf_skb_load_bytes(skb, 0, &shim, sizeof(shim)) ? 0 : shim.worker;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

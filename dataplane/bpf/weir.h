@@ -15,7 +15,7 @@
 
 /* Raised whenever anything in this file changes its layout or meaning. A
  * daemon never adopts pinned maps that carry another number. */
-#define WEIR_ABI_VERSION 2
+#define WEIR_ABI_VERSION 3
 
 /* Most workers (queues of the punt pair) that a node can have. */
 #define WEIR_MAX_WORKERS 64
@@ -124,6 +124,11 @@ struct weir_shim {
 #define WEIR_VERDICTS4 32768
 #define WEIR_VERDICTS6 8192
 
+/* weir0 is a TAP device, not a veth: a GSO packet arrives whole ... */
+#define WEIR_PUNT_TAP 1
+/* ... a UDP one as well. */
+#define WEIR_PUNT_TAP_UDP 2
+
 /*
  * Written by the daemon through its mapping; read by every hook. Every field is
  * a whole 8-byte word, so that the daemon can store each of them atomically.
@@ -144,6 +149,7 @@ struct weir_config {
 	__u64 punt_burst_ns;   /* ... after as much credit as this */
 	__u64 tick;            /* coarse time, by the workers; stands still while none runs */
 	__u64 adopted;         /* the flows that were open before the first daemon are entered */
+	__u64 punt_flags;      /* WEIR_PUNT_*: what kind of device weir0 is */
 	__u64 heartbeat_ns[WEIR_MAX_WORKERS]; /* CLOCK_MONOTONIC, by each worker */
 };
 
@@ -190,8 +196,9 @@ enum weir_steering_counter {
 #define WEIR_CONFIG_PUNT_BURST 23
 #define WEIR_CONFIG_TICK 24
 #define WEIR_CONFIG_ADOPTED 25
-#define WEIR_CONFIG_HEARTBEAT 26
-#define WEIR_CONFIG_WORDS 90
+#define WEIR_CONFIG_PUNT_FLAGS 26
+#define WEIR_CONFIG_HEARTBEAT 27
+#define WEIR_CONFIG_WORDS 91
 
 #define WEIR_AT(field, word) \
 	_Static_assert(__builtin_offsetof(struct weir_config, field) == (word) * 8, #field)
@@ -210,6 +217,7 @@ WEIR_AT(punt_interval_ns, WEIR_CONFIG_PUNT_INTERVAL);
 WEIR_AT(punt_burst_ns, WEIR_CONFIG_PUNT_BURST);
 WEIR_AT(tick, WEIR_CONFIG_TICK);
 WEIR_AT(adopted, WEIR_CONFIG_ADOPTED);
+WEIR_AT(punt_flags, WEIR_CONFIG_PUNT_FLAGS);
 WEIR_AT(heartbeat_ns, WEIR_CONFIG_HEARTBEAT);
 _Static_assert(sizeof(struct weir_config) == WEIR_CONFIG_WORDS * 8, "weir_config");
 _Static_assert(sizeof(struct weir_shim) == 16, "weir_shim");

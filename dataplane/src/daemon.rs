@@ -18,14 +18,17 @@ use weir_table::saved;
 use weir_table::stamps::Stamps;
 
 use crate::discover::Discovery;
+use crate::io::PacketIo;
 use crate::io::af_xdp::AfXdp;
-use crate::netlink::Netlink;
+use crate::netlink::{Link, Netlink};
 use crate::node::Node;
 use crate::pipeline::Pipeline;
 use crate::pods::Pods;
-use crate::punt::{MAX_NATIVE_XDP_MTU, PuntPair};
+use crate::punt::tap::PuntTap;
+use crate::punt::veth::{MAX_POD_MTU, PuntPair};
+use crate::punt::{self, Backend, IoMode};
 use crate::shim::SHIM_LEN;
-use crate::steer::abi::{Config, Fixed, HashKeyWords, Mark, PuntLimit};
+use crate::steer::abi::{Config, Fixed, HashKeyWords, Mark, PUNT_TAP, PUNT_TAP_UDP, PuntLimit};
 use crate::steer::attach::AttachMode;
 use crate::steer::{Sizes, Steering};
 use crate::worker::{Tables, Worker};
@@ -64,6 +67,8 @@ pub struct Settings {
     pub fail_open: bool,
     /// Whether decided flows stay in the kernel.
     pub offload: bool,
+    /// How packets reach user space.
+    pub io: IoMode,
 }
 
 /// A daemon that serves.
@@ -74,7 +79,7 @@ pub struct Daemon {
     stop: Arc<AtomicBool>,
     workers: Vec<thread::JoinHandle<Result<()>>>,
     listener: Listener,
-    _punt: PuntPair,
+    _pair: Option<PuntPair>,
 }
 
 impl Daemon {
@@ -91,7 +96,10 @@ impl Daemon {
         let listener =
             Listener::bind_at(&settings.run_dir, &settings.socket, SOFTWARE, generation)?;
         let sizes = flow_sizes(settings.flows);
-        let mut steering = Steering::load(&settings.pin_dir, sizes)?;
+        let largest_mtu = largest_mtu(&settings.device_prefix).await?;
+        let (backend, why) = punt::choose(settings.io, largest_mtu, punt::kernel_has_af_xdp());
+        tracing::info!(io = backend.as_str(), why, "how packets reach user space");
+        let mut steering = Steering::load(&settings.pin_dir, sizes, backend)?;
         let maps = steering.shared_maps(sizes)?;
         let config = Arc::new(Config::new(maps.config));
         clock::resume_flows(config.tick());
@@ -125,17 +133,8 @@ impl Daemon {
             verdicts: settings.offload.then(|| Arc::new(verdicts)),
         };
         let node = Arc::new(Node::new(settings.workers as usize, counters, flows, stamps));
-        let punt =
-            PuntPair::make(&settings.device_prefix, settings.workers, largest_mtu().await?).await?;
-        tracing::info!(
-            near = punt.near, far = punt.far, mtu = punt.mtu, workers = settings.workers,
-            attach = ?settings.attach.resolve(), mark = %settings.mark,
-            offload = settings.offload, "punt pair is up"
-        );
-        punt.netns.run(|| steering.attach_delivery(&punt.far).map_err(std::io::Error::other))?;
         let stop = Arc::new(AtomicBool::new(false));
-        let mut workers = Vec::new();
-        for id in 0..settings.workers {
+        let worker = |id: u32| -> Result<(Worker, Pipeline)> {
             let worker = Worker {
                 id,
                 node: Arc::clone(&node),
@@ -144,11 +143,24 @@ impl Daemon {
                 counters: CounterBlock::new(Arc::clone(&counter_words), id as usize)?,
                 stop: Arc::clone(&stop),
             };
-            let pipeline = Pipeline::new(id as usize, settings.workers as usize);
-            workers.push(spawn_worker(worker, pipeline, &punt, &mut steering)?);
-        }
-        steering.attach_return(&punt.near, settings.attach)?;
-        config.serve(punt.near_index, settings.workers);
+            Ok((worker, Pipeline::new(id as usize, settings.workers as usize)))
+        };
+        let near = format!("{}0", settings.device_prefix);
+        let served = match backend {
+            Backend::AfXdp => {
+                let fits = largest_mtu.min(MAX_POD_MTU);
+                serve_by_af_xdp(&settings, fits, &mut steering, worker).await?
+            }
+            Backend::Tap => serve_by_tap(&settings, &near, &mut steering, worker).await?,
+        };
+        let Served { near_index, flags, mtu, workers, pair } = served;
+        tracing::info!(
+            near, io = backend.as_str(), mtu, workers = settings.workers,
+            attach = ?settings.attach.resolve(), mark = %settings.mark,
+            offload = settings.offload, "the punt device is up"
+        );
+        steering.attach_return(&near, settings.attach)?;
+        config.serve(near_index, settings.workers, flags);
         let shim = u32::try_from(SHIM_LEN).unwrap_or(16);
         let pods = Arc::new(Mutex::new(Pods::new(
             steering,
@@ -156,9 +168,9 @@ impl Daemon {
             Arc::clone(&node),
             (settings.attach, settings.offload),
             &settings.run_dir,
-            punt.mtu - shim,
+            mtu - shim,
         )));
-        Ok(Self { settings, node, pods, stop, workers, listener, _punt: punt })
+        Ok(Self { settings, node, pods, stop, workers, listener, _pair: pair })
     }
 
     /// Finds pods and takes policy tables until `shutdown` completes. Hooks and pins
@@ -206,16 +218,60 @@ pub(crate) fn lock(pods: &Mutex<Pods>) -> std::sync::MutexGuard<'_, Pods> {
     pods.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts a worker in weir1's namespace and registers its socket.
-fn spawn_worker(
-    worker: Worker,
-    pipeline: Pipeline,
-    punt: &PuntPair,
+/// Workers at work, and the device through which packets reach them.
+struct Served {
+    /// Index of weir0.
+    near_index: u32,
+    /// What kind of device it is, in the hooks' words.
+    flags: u32,
+    /// Its MTU, in bytes.
+    mtu: u32,
+    workers: Vec<thread::JoinHandle<Result<()>>>,
+    pair: Option<PuntPair>,
+}
+
+/// Starts the workers on AF_XDP sockets, in weir1's namespace.
+async fn serve_by_af_xdp(
+    settings: &Settings,
+    pod_mtu: u32,
     steering: &mut Steering,
+    worker: impl Fn(u32) -> Result<(Worker, Pipeline)>,
+) -> Result<Served> {
+    let pair = PuntPair::make(&settings.device_prefix, settings.workers, pod_mtu).await?;
+    pair.netns.run(|| steering.attach_delivery(&pair.far).map_err(std::io::Error::other))?;
+    let mut workers = Vec::new();
+    for id in 0..settings.workers {
+        let io = pair.netns.run(|| AfXdp::open(&pair.far, id, pair.mtu))?;
+        steering.set_socket(id, io.fd())?;
+        workers.push(spawn_worker(worker(id)?, io)?);
+    }
+    let (near_index, mtu) = (pair.near_index, pair.mtu);
+    Ok(Served { near_index, flags: 0, mtu, workers, pair: Some(pair) })
+}
+
+/// Starts the workers on the queues of a TAP device.
+async fn serve_by_tap(
+    settings: &Settings,
+    near: &str,
+    steering: &mut Steering,
+    worker: impl Fn(u32) -> Result<(Worker, Pipeline)>,
+) -> Result<Served> {
+    let chooser = steering.queue_chooser()?;
+    let (device, queues) = PuntTap::make(near, settings.workers, chooser).await?;
+    steering.set_tap(device.index)?;
+    let mut workers = Vec::new();
+    for (id, io) in (0..).zip(queues) {
+        workers.push(spawn_worker(worker(id)?, io)?);
+    }
+    let flags = PUNT_TAP | if device.offloads.udp { PUNT_TAP_UDP } else { 0 };
+    Ok(Served { near_index: device.index, flags, mtu: device.mtu, workers, pair: None })
+}
+
+fn spawn_worker(
+    (worker, pipeline): (Worker, Pipeline),
+    io: impl PacketIo + Send + 'static,
 ) -> Result<thread::JoinHandle<Result<()>>> {
     let id = worker.id;
-    let io = punt.netns.run(|| AfXdp::open(&punt.far, id, punt.mtu))?;
-    steering.set_socket(id, io.fd())?;
     let handle = thread::Builder::new().name(format!("weir-worker-{id}")).spawn(move || {
         pin_to_core(id);
         worker.run(io, pipeline).with_context(|| format!("worker {id} stopped"))
@@ -245,19 +301,12 @@ fn flow_sizes(flows: u32) -> Sizes {
     Sizes { flows4: flows6 * 2, flows6 }
 }
 
-/// The largest MTU of any device that could be a pod's and that native XDP can carry.
-async fn largest_mtu() -> Result<u32> {
-    let shim = u32::try_from(SHIM_LEN).unwrap_or(16);
+/// The largest MTU of any device that could be a pod's, in bytes.
+async fn largest_mtu(prefix: &str) -> Result<u32> {
     let links = Netlink::open()?.links().await?;
-    let fits = |mtu: &u32| *mtu <= MAX_NATIVE_XDP_MTU - shim;
-    Ok(links
-        .iter()
-        .filter(|l| l.veth)
-        .map(|l| l.mtu)
-        .filter(fits)
-        .chain([ETHERNET_MTU])
-        .max()
-        .unwrap_or(ETHERNET_MTU))
+    let could_be_a_pods = |l: &&Link| l.veth && !l.name.starts_with(prefix);
+    let mtus = links.iter().filter(could_be_a_pods).map(|l| l.mtu);
+    Ok(mtus.chain([ETHERNET_MTU]).max().unwrap_or(ETHERNET_MTU))
 }
 
 /// The secret of this boot.

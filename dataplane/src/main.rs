@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use weir_dataplane::daemon::{Daemon, Settings};
+use weir_dataplane::punt::IoMode;
 use weir_dataplane::steer::abi::{MAX_WORKERS, Mark};
 use weir_dataplane::steer::attach::AttachMode;
 
@@ -56,15 +57,6 @@ struct Arguments {
     device_prefix: String,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum IoMode {
-    /// AF_XDP
-    Auto,
-    /// AF_XDP
-    #[value(name = "af_xdp")]
-    AfXdp,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Switch {
     /// Decided flows stay in the kernel
@@ -83,8 +75,6 @@ enum FailureMode {
 
 impl Arguments {
     fn settings(self) -> Settings {
-        // Both have one meaning in this version; naming them keeps scripts stable.
-        let (IoMode::Auto | IoMode::AfXdp) = self.io;
         Settings {
             socket: self.socket.unwrap_or_else(|| self.run_dir.join(weir_table::SOCKET_FILE)),
             run_dir: self.run_dir,
@@ -97,6 +87,7 @@ impl Arguments {
             mark: self.mark,
             fail_open: self.on_failure == FailureMode::Open,
             offload: self.offload == Switch::On,
+            io: self.io,
         }
     }
 }

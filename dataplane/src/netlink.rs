@@ -195,6 +195,23 @@ impl Netlink {
             .map_err(|e| error(&format!("cannot make the veth pair {name}/{peer}"), &e))
     }
 
+    /// Sets an interface's MTU, in bytes, and the length of its transmit queues, in frames.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_size(&self, index: u32, mtu: u32, queue_length: u32) -> io::Result<()> {
+        let message = LinkUnspec::new_with_index(index)
+            .mtu(mtu)
+            .append_extra_attribute(LinkAttribute::TxQueueLen(queue_length))
+            .build();
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(|e| error("cannot set the punt device's MTU and queue length", &e))
+    }
+
     /// Brings an interface up, without ARP: nothing speaks to it by address.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! [`PacketIo`] is the one seam between the verdict pipeline and the world. The same
 //! pipeline runs over
 //! - `af_xdp`: the sockets of a worker (the real thing),
+//! - [`tap`]: the queues of a TAP device, packets of up to 64 KiB whole,
 //! - [`memory`]: two in-memory queues with fault injection (tests, simulation),
 //! - [`pcap`]: a capture in, the accepted frames out.
 //!
@@ -14,6 +15,7 @@
 pub mod af_xdp;
 pub mod memory;
 pub mod pcap;
+pub mod tap;
 
 use std::io;
 use std::time::Duration;

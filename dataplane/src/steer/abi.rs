@@ -163,8 +163,10 @@ impl Config {
         std::array::from_fn(|i| self.words.words().get(i).map_or(0, |w| w.load(Ordering::Relaxed)))
     }
 
-    /// Tells the hooks where to send undecided packets, and among how many workers.
-    pub fn serve(&self, punt_ifindex: u32, workers: u32) {
+    /// Tells the hooks where to send undecided packets, and among how many workers. `flags`
+    /// are [`PUNT_TAP`] and [`PUNT_TAP_UDP`].
+    pub fn serve(&self, punt_ifindex: u32, workers: u32, flags: u32) {
+        self.set(CONFIG_PUNT_FLAGS, flags.into());
         self.set(CONFIG_WORKERS, workers.into());
         self.set(CONFIG_PUNT_IFINDEX, punt_ifindex.into());
     }

@@ -15,6 +15,7 @@
 
 pub mod abi;
 pub mod attach;
+mod deliver;
 
 use std::collections::HashSet;
 use std::io;
@@ -22,18 +23,22 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, Map, MapData, XskMap};
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::tc::SchedClassifierLink;
-use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use weir_table::flow::layout::{v4_words, v6_words};
 use weir_table::mem::{Access, SharedWords};
 use weir_table::stamps::STAMP_SLOTS;
 
+use crate::punt::Backend;
 use abi::{CONFIG_WORDS, Config};
 
 /// The steering program, compiled by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// The same for kernels without AF_XDP, whose maps would be refused.
+static TAP_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer_tap.bpf.o"));
 
 /// Maps that outlive the daemon; the one by which they are known comes first.
 const PINNED: [&str; 10] = [
@@ -157,7 +162,7 @@ impl Steering {
     ///
     /// # Errors
     /// [`SteerError`], when the kernel or the pin directory does not allow it.
-    pub fn load(pin_dir: &Path, sizes: Sizes) -> Result<Self, SteerError> {
+    pub fn load(pin_dir: &Path, sizes: Sizes, backend: Backend) -> Result<Self, SteerError> {
         require_bpffs(pin_dir)?;
         let links = pin_dir.join("links");
         std::fs::create_dir_all(&links)
@@ -169,7 +174,11 @@ impl Steering {
         }
         loader.map_max_entries("weir_flows4", sizes.flows4);
         loader.map_max_entries("weir_flows6", sizes.flows6);
-        let mut ebpf = loader.load(OBJECT).map_err(|e| SteerError::Load(chain(&e)))?;
+        let object = match backend {
+            Backend::AfXdp => OBJECT,
+            Backend::Tap => TAP_OBJECT,
+        };
+        let mut ebpf = loader.load(object).map_err(|e| SteerError::Load(chain(&e)))?;
         Self::load_hooks(&mut ebpf)?;
         Ok(Self { ebpf, pin_dir: pin_dir.to_owned(), return_link: None })
     }
@@ -204,43 +213,6 @@ impl Steering {
             return Err(SteerError::Missing(name));
         };
         Ok(SharedWords::map(data.fd().as_fd(), words, Access::ReadWrite, name)?)
-    }
-
-    /// Puts the delivery program on weir1 in native mode. Must run on a thread inside
-    /// that device's network namespace.
-    ///
-    /// # Errors
-    /// [`SteerError::Attach`]; a device MTU too large for native XDP is named.
-    pub fn attach_delivery(&mut self, device: &str) -> Result<(), SteerError> {
-        let program: &mut Xdp = self
-            .ebpf
-            .program_mut("weir_deliver")
-            .ok_or(SteerError::Missing("weir_deliver"))?
-            .try_into()
-            .map_err(|_| SteerError::Missing("weir_deliver"))?;
-        let fail = |e: &ProgramError| SteerError::Attach {
-            program: "weir_deliver",
-            device: device.to_owned(),
-            reason: format!(
-                "{}; native XDP on a veth needs Linux 4.19 or newer and an MTU of at most about 3500",
-                chain(e)
-            ),
-        };
-        if program.fd().is_err() {
-            program.load().map_err(|e| fail(&e))?;
-        }
-        program.attach(device, XdpMode::Driver).map_err(|e| fail(&e))?;
-        Ok(())
-    }
-
-    /// Registers a worker's socket as the receiver of its queue.
-    ///
-    /// # Errors
-    /// [`SteerError::Map`] when the kernel refuses the socket.
-    pub fn set_socket(&mut self, queue: u32, fd: i32) -> Result<(), SteerError> {
-        let map = self.ebpf.map_mut("weir_xsks").ok_or(SteerError::Missing("weir_xsks"))?;
-        let error = |source| SteerError::Map { name: "weir_xsks", source };
-        XskMap::try_from(map).map_err(error)?.set(queue, fd, 0).map_err(error)
     }
 
     /// Makes the node-address map hold exactly `addresses`.

@@ -1,6 +1,7 @@
 //! The whole exercise in every combination of wiring, attachment, workers
 //! and family: what clients see, and proof from the counters of which way the
-//! packets went: through the AF_XDP sockets, or, once decided, through the kernel.
+//! packets went: through the AF_XDP sockets or the TAP device, or, once decided, through the
+//! kernel.
 
 use std::time::Duration;
 
@@ -57,10 +58,15 @@ const ASK_ONLY: &[Probe] = &[
 ];
 
 fn cell(cni: Cni, attach: &str, workers: usize, offload: &str) {
+    cell_by("af_xdp", cni, attach, workers, offload);
+}
+
+fn cell_by(io: &str, cni: Cni, attach: &str, workers: usize, offload: &str) {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(cni);
     let workers_option = workers.to_string();
-    let options = ["--attach", attach, "--workers", &workers_option, "--offload", offload];
+    let options =
+        ["--io", io, "--attach", attach, "--workers", &workers_option, "--offload", offload];
     let mut weir = Weir::start(&lab, folder, &options);
     let before = weir.status();
 
@@ -97,7 +103,7 @@ fn cell(cni: Cni, attach: &str, workers: usize, offload: &str) {
     if offload == "on" {
         went_through_the_kernel(&weir, &before);
     } else {
-        went_through_af_xdp(&weir, &before);
+        went_through_user_space(&weir, &before);
     }
     attached_as_told(&lab, attach);
     if workers > 1 {
@@ -113,7 +119,7 @@ fn expect(weir: &mut Weir<'_>, lab: &Lab, state: &str, probes: &[Probe]) {
 
 /// Every allowed probe is at least a question and an answer, each through a
 /// worker once: punted, received from the socket, sent by it, returned.
-fn went_through_af_xdp(weir: &Weir<'_>, before: &serde_json::Value) {
+fn went_through_user_space(weir: &Weir<'_>, before: &serde_json::Value) {
     let after = weir.status();
     let from_pods = |probes: &[Probe]| {
         probes.iter().filter(|probe| probe.allowed && probe.from != "node").count() as u64
@@ -247,4 +253,24 @@ fn ptp_clsact_one_worker_offload() {
 #[test]
 fn ptp_clsact_two_workers() {
     cell(Cni::Ptp, "clsact", 2, "off");
+}
+
+#[test]
+fn tap_bridge_tcx_two_workers() {
+    cell_by("tap", Cni::Bridge, "tcx", 2, "off");
+}
+
+#[test]
+fn tap_bridge_clsact_one_worker_offload() {
+    cell_by("tap", Cni::Bridge, "clsact", 1, "on");
+}
+
+#[test]
+fn tap_ptp_clsact_one_worker() {
+    cell_by("tap", Cni::Ptp, "clsact", 1, "off");
+}
+
+#[test]
+fn tap_ptp_tcx_two_workers_offload() {
+    cell_by("tap", Cni::Ptp, "tcx", 2, "on");
 }

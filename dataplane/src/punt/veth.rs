@@ -1,4 +1,4 @@
-//! The punt pair: weir0 in the node's namespace, weir1 in one of its own.
+//! weir0 as one end of a veth pair, whose other end is in a namespace of its own.
 //!
 //! ```text
 //!  pod's veth ── steering: miss ──> weir0 ══ veth ══> weir1 ── XDP ──> AF_XDP sockets
@@ -10,7 +10,6 @@
 //! segmentation offload of weir0 are off, else workers see unfinished packets; neither
 //! end has an address, ARP or IPv6, so no frame of the kernel's own ever appears on it.
 
-use std::fs;
 use std::io;
 
 use crate::ethtool;
@@ -18,9 +17,16 @@ use crate::netlink::Netlink;
 use crate::netns::NetNs;
 use crate::shim::SHIM_LEN;
 
+use super::disable_ipv6;
+
 /// The largest MTU of a veth with a native XDP program: one page less headroom (256),
 /// `struct skb_shared_info` (320) and the Ethernet header (veth.c, `veth_xdp_set`).
-pub const MAX_NATIVE_XDP_MTU: u32 = 4096 - 256 - 320 - 14;
+const MAX_NATIVE_XDP_MTU: u32 = 4096 - 256 - 320 - 14;
+
+/// The largest MTU of a pod whose packets fit through the pair.
+pub const MAX_POD_MTU: u32 = MAX_NATIVE_XDP_MTU - SHIM_U32;
+#[allow(clippy::cast_possible_truncation, reason = "16")]
+const SHIM_U32: u32 = SHIM_LEN as u32;
 
 /// The punt pair, up and running. weir1's namespace dies with the last holder.
 #[derive(Debug)]
@@ -44,14 +50,13 @@ impl PuntPair {
     /// Names the step that the kernel refused, and why.
     pub async fn make(prefix: &str, queues: u32, pod_mtu: u32) -> io::Result<Self> {
         let (near, far) = (format!("{prefix}0"), format!("{prefix}1"));
-        let mtu = pod_mtu + u32::try_from(SHIM_LEN).unwrap_or(16);
-        if mtu > MAX_NATIVE_XDP_MTU {
+        if pod_mtu > MAX_POD_MTU {
             return Err(io::Error::other(format!(
-                "pods have an MTU of {pod_mtu}, and AF_XDP on a veth carries at most {} bytes; \
-                 lower the pods' MTU",
-                MAX_NATIVE_XDP_MTU - 16
+                "pods have an MTU of {pod_mtu}, and AF_XDP on a veth carries at most {MAX_POD_MTU} \
+                 bytes; use --io tap, or lower the pods' MTU"
             )));
         }
+        let mtu = pod_mtu + SHIM_U32;
         let netlink = Netlink::open()?;
         if let Some(old) = netlink.index_of(&near).await? {
             netlink.delete(old).await?;
@@ -86,16 +91,4 @@ fn bring_up_far(far: &str) -> io::Result<()> {
             .ok_or_else(|| io::Error::other(format!("{far} is not in its namespace")))?;
         netlink.set_up_without_arp(index).await
     })
-}
-
-/// `/proc/sys/net` shows the namespace of the thread that opens it. A node without
-/// IPv6 has no such file; a read-only `/proc/sys` costs a few frames that carry no
-/// shim and are counted as such.
-fn disable_ipv6(device: &str) {
-    let path = format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
-    if let Err(e) = fs::write(&path, "1")
-        && e.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(device, error = %e, "cannot turn IPv6 off on the punt device");
-    }
 }
