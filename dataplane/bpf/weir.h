@@ -124,6 +124,29 @@ struct weir_shim {
 #define WEIR_VERDICTS4 32768
 #define WEIR_VERDICTS6 8192
 
+/* How many dropped packets are told one by one, for each reason and CPU (drops.h), or
+ * worker (table/src/drops): so many a tick (194 a second), after a reserve. */
+#define WEIR_DROPS_A_TICK 13
+#define WEIR_DROPS_BURST 50
+/* Bytes of the frame that are told. */
+#define WEIR_DROP_FRAME 192
+/* What weir_drops holds: 64 CPUs at once can tell a reserve's worth of a reason. */
+#define WEIR_DROP_BYTES 1048576
+
+/*
+ * A dropped packet, on its way from a hook to the daemon.
+ */
+struct weir_drop {
+	__u64 time_ns;    /* CLOCK_MONOTONIC */
+	__u32 ifindex;    /* the veth whose hook dropped it */
+	__u32 frame_len;  /* of the whole frame */
+	__u32 left_out;   /* dropped on this CPU for this reason and not told, since the last */
+	__u16 captured;   /* bytes of the frame that are here, from its Ethernet header on */
+	__u8 counter;     /* enum weir_steering_counter: the reason */
+	__u8 direction;   /* enum weir_direction */
+	__u8 frame[WEIR_DROP_FRAME];
+};
+
 /* weir0 is a TAP device, not a veth: a GSO packet arrives whole ... */
 #define WEIR_PUNT_TAP 1
 /* ... a UDP one as well. */
@@ -221,5 +244,6 @@ WEIR_AT(punt_flags, WEIR_CONFIG_PUNT_FLAGS);
 WEIR_AT(heartbeat_ns, WEIR_CONFIG_HEARTBEAT);
 _Static_assert(sizeof(struct weir_config) == WEIR_CONFIG_WORDS * 8, "weir_config");
 _Static_assert(sizeof(struct weir_shim) == 16, "weir_shim");
+_Static_assert(sizeof(struct weir_drop) == 24 + WEIR_DROP_FRAME, "weir_drop");
 
 #endif
