@@ -151,7 +151,8 @@ impl Pods {
                     mtu = new.mtu,
                     limit = self.max_mtu,
                     "packets larger than the limit will be lost on their way to a worker; \
-                     restart weir-dataplane so that it sizes its device anew, or lower the MTU"
+                     restart weir-dataplane so that it sizes its device anew (--io tap carries any size), \
+                     or lower the MTU"
                 );
             }
         }

@@ -46,11 +46,18 @@ pub struct Lab {
 impl Lab {
     /// Makes a dual-stack node.
     pub fn up(cni: Cni) -> Self {
+        Self::up_with_mtu(cni, 1500)
+    }
+
+    /// The same, with pods of another MTU.
+    pub fn up_with_mtu(cni: Cni, mtu: u32) -> Self {
         let cni = match cni {
             Cni::Bridge => "bridge",
             Cni::Ptp => "ptp",
         };
-        let out = script().args(["up", "--family", "46", "--cni", cni]).output().unwrap();
+        let mtu = mtu.to_string();
+        let arguments = ["up", "--family", "46", "--cni", cni, "--mtu", &mtu];
+        let out = script().args(arguments).output().unwrap();
         assert!(out.status.success(), "lab up: {}", text(&out.stderr));
         let dir = PathBuf::from(text(&out.stdout).trim());
         let node = fs::read_to_string(dir.join("node.pid")).unwrap().trim().to_owned();

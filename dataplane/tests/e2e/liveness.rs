@@ -79,8 +79,8 @@ fn a_hung_worker_is_noticed_by_its_heartbeat() {
 #[test]
 fn a_killed_daemon_closes_its_pods_and_its_successor_resumes() {
     let Some(_turn) = turn() else { return };
-    for attach in ["tcx", "clsact"] {
-        let options = ["--workers", "1", "--attach", attach];
+    for (attach, io) in [("tcx", "af_xdp"), ("clsact", "af_xdp"), ("tcx", "tap")] {
+        let options = ["--workers", "1", "--attach", attach, "--io", io];
         let (lab, folder) = node(Cni::Bridge);
         serve(&lab, "kurl");
         let mut weir = Weir::start(&lab, folder, &options);
@@ -103,11 +103,17 @@ fn a_killed_daemon_closes_its_pods_and_its_successor_resumes() {
         let found = differences(&lab, &enforced);
         assert!(found.is_empty(), "{attach}, resumed: {found:#?}\n{}", weir.words());
 
-        // A successor that attaches the other way leaves nothing of its predecessor's.
+        // A successor that attaches the other way, or has the other kind of weir0, leaves
+        // nothing of its predecessor's.
         weir.kill();
         let other = if attach == "tcx" { "clsact" } else { "tcx" };
-        weir.start_dataplane(&["--workers", "1", "--attach", other]);
+        let other_io = if io == "tap" { "af_xdp" } else { "tap" };
+        weir.start_dataplane(&["--workers", "1", "--attach", other, "--io", other_io]);
         let found = differences(&lab, &enforced);
-        assert!(found.is_empty(), "{attach}, then {other}: {found:#?}\n{}", weir.words());
+        assert!(
+            found.is_empty(),
+            "{attach} {io}, then {other} {other_io}: {found:#?}\n{}",
+            weir.words()
+        );
     }
 }

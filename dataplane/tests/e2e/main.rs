@@ -18,6 +18,7 @@
 //! | [`changes`] | 1,000 changes of policy under load: nothing lost, nothing let through |
 //! | [`verdicts`] | hooks open and deny by what was said of others; a flood of new flows |
 //! | [`seeds`] | connections from before Weir keep the direction in which they were opened |
+//! | [`tap`] | jumbo frames and uncut bulk by a TAP device |
 //! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
 //! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ mod probe;
 mod reload;
 mod seeds;
 mod stream;
+mod tap;
 mod validity;
 mod verdicts;
 mod weir;

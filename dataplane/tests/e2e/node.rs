@@ -18,7 +18,11 @@ use crate::weir::{Weir, place};
 /// A lab with pods `web`, `curl`, `kurl` (in namespace default, labelled as in the
 /// exercise) and echo servers in `web`.
 pub fn node(cni: Cni) -> (Lab, PathBuf) {
-    let lab = Lab::up(cni);
+    populate(Lab::up(cni))
+}
+
+/// The same pods on a lab that the test has made.
+pub fn populate(lab: Lab) -> (Lab, PathBuf) {
     let folder = lab.dir().join("manifests");
     fs::create_dir(&folder).unwrap();
     place(&folder, "namespaces.yaml", &example("namespaces"));
