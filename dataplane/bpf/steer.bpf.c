@@ -19,6 +19,7 @@
  *   tuple.h  the 5-tuple of plain packets, read fast
  *   flow.h   flow table and verdict cache
  *   order.h  what keeps packets in order when a flow changes over
+ *   drops.h  what becomes of a drop: counted, and told to the daemon
  *   punt.h   the way to the workers: which, whether, how many
  *   parse.h  all other packets: kinds, the neighbour protocols
  *   maps.h   maps, counters
@@ -36,6 +37,7 @@
  *  - A packet never overtakes another of its side through the kernel: while
  *    some are out in user space, the next ones follow them there.
  */
+#include "drops.h"
 #include "punt.h"
 
 /* No verdict of this hook: the packet goes to a worker. */
@@ -357,14 +359,14 @@ static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 		struct weir_config *c = config();
 
 		if (!c)
-			return drop(WEIR_STEER_DROP_NO_CONFIG);
+			return settle(skb, drop(WEIR_STEER_DROP_NO_CONFIG), direction);
 		if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value)
-			return steer_decided(skb, direction);
+			return settle(skb, steer_decided(skb, direction), direction);
 	}
 	if (skb->protocol == bpf_htons(ETH_P_IPV6) ? is_hit6(skb, direction) :
 						     is_hit4(skb, direction))
 		return pass(WEIR_STEER_HIT);
-	return steer_undecided(skb, direction);
+	return settle(skb, steer_undecided(skb, direction), direction);
 }
 
 SEC("classifier")
@@ -388,13 +390,13 @@ int weir_return(struct __sk_buff *skb)
 	struct weir_shim shim;
 
 	if (!c)
-		return drop(WEIR_STEER_DROP_NO_CONFIG);
+		return settle(skb, drop(WEIR_STEER_DROP_NO_CONFIG), WEIR_FROM_POD);
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &shim, sizeof(shim)) ||
 	    shim.tag != bpf_htons(WEIR_SHIM_TAG))
-		return drop(WEIR_STEER_DROP_SHIM);
+		return settle(skb, drop(WEIR_STEER_DROP_SHIM), WEIR_FROM_POD);
 	if (bpf_skb_adjust_room(skb, -(__s32)sizeof(shim), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO))
-		return drop(WEIR_STEER_DROP_SHIM);
+		return settle(skb, drop(WEIR_STEER_DROP_SHIM), WEIR_FROM_POD);
 	count(WEIR_STEER_RETURNED);
 	skb->mark = (skb->mark & ~(__u32)c->mark_mask) | (__u32)c->mark_value;
 	skb->cb[0] = CB_DECIDED | (shim.flags & WEIR_SHIM_COVERS_BOTH ? CB_COVERS_BOTH : 0);

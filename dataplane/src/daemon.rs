@@ -4,7 +4,7 @@
 //! hook is attached only once a policy table is in force, so at no point does a packet
 //! of a running pod meet a hook that nobody answers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -13,11 +13,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use weir_table::counters::{CounterBlock, Counters};
 use weir_table::flow::{FlowTable, HashKey, Tick, VerdictCache};
+use weir_table::mem::SharedWords;
 use weir_table::publish::Listener;
 use weir_table::saved;
 use weir_table::stamps::Stamps;
 
 use crate::discover::Discovery;
+use crate::drops::{self, Recorder};
 use crate::io::PacketIo;
 use crate::io::af_xdp::AfXdp;
 use crate::netlink::{Link, Netlink};
@@ -78,6 +80,7 @@ pub struct Daemon {
     pods: Arc<Mutex<Pods>>,
     stop: Arc<AtomicBool>,
     workers: Vec<thread::JoinHandle<Result<()>>>,
+    recorder: Option<thread::JoinHandle<Result<()>>>,
     listener: Listener,
     _pair: Option<PuntPair>,
 }
@@ -134,6 +137,7 @@ impl Daemon {
         };
         let node = Arc::new(Node::new(settings.workers as usize, counters, flows, stamps));
         let stop = Arc::new(AtomicBool::new(false));
+        let queues: Vec<_> = (0..settings.workers).map(|_| drops::queue()).collect();
         let worker = |id: u32| -> Result<(Worker, Pipeline)> {
             let worker = Worker {
                 id,
@@ -143,7 +147,9 @@ impl Daemon {
                 counters: CounterBlock::new(Arc::clone(&counter_words), id as usize)?,
                 stop: Arc::clone(&stop),
             };
-            Ok((worker, Pipeline::new(id as usize, settings.workers as usize)))
+            let pipeline = Pipeline::new(id as usize, settings.workers as usize)
+                .telling_drops_to(Arc::clone(&queues[id as usize]));
+            Ok((worker, pipeline))
         };
         let near = format!("{}0", settings.device_prefix);
         let served = match backend {
@@ -161,6 +167,8 @@ impl Daemon {
         );
         steering.attach_return(&near, settings.attach)?;
         config.serve(near_index, settings.workers, flags);
+        let sources = drops::Sources { hooks: steering.take_drops()?, workers: queues };
+        let recorder = spawn_recorder(&settings.run_dir, sources, &node, &tables.flows, &stop)?;
         let shim = u32::try_from(SHIM_LEN).unwrap_or(16);
         let pods = Arc::new(Mutex::new(Pods::new(
             steering,
@@ -170,7 +178,7 @@ impl Daemon {
             &settings.run_dir,
             mtu - shim,
         )));
-        Ok(Self { settings, node, pods, stop, workers, listener, _pair: pair })
+        Ok(Self { settings, node, pods, stop, workers, recorder, listener, _pair: pair })
     }
 
     /// Finds pods and takes policy tables until `shutdown` completes. Hooks and pins
@@ -202,7 +210,7 @@ impl Daemon {
         }
         tracing::info!("stopping; hooks and flow table stay, `weir uninstall` removes them");
         self.stop.store(true, Ordering::Relaxed);
-        for thread in self.workers.into_iter().chain([publications]) {
+        for thread in self.workers.into_iter().chain(self.recorder).chain([publications]) {
             let name = thread.thread().name().unwrap_or("thread").to_owned();
             match thread.join() {
                 Ok(result) => result?,
@@ -277,6 +285,30 @@ fn spawn_worker(
         worker.run(io, pipeline).with_context(|| format!("worker {id} stopped"))
     })?;
     Ok(handle)
+}
+
+/// Starts the thread that records dropped packets. A run directory that is full costs these
+/// records, not enforcement.
+fn spawn_recorder(
+    run_dir: &Path,
+    sources: drops::Sources,
+    node: &Arc<Node>,
+    flows: &Arc<FlowTable<SharedWords>>,
+    stop: &Arc<AtomicBool>,
+) -> Result<Option<thread::JoinHandle<Result<()>>>> {
+    let recorder = match Recorder::new(run_dir, sources, Arc::clone(node), Arc::clone(flows)) {
+        Ok(recorder) => recorder,
+        Err(error) => {
+            tracing::error!(%error, "`weir drops` will show nothing");
+            return Ok(None);
+        }
+    };
+    let stop = Arc::clone(stop);
+    let thread = thread::Builder::new().name("weir-drops".into()).spawn(move || {
+        recorder.run(&stop);
+        Ok(())
+    })?;
+    Ok(Some(thread))
 }
 
 /// Pins the calling thread to the `n`th of the cores that the process may use.

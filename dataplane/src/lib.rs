@@ -4,7 +4,7 @@
 //! (what the kernel decides by itself), [`shim`] and [`frame`] (what travels to user
 //! space), [`io`] (where it comes from), [`pipeline`] (what becomes of it), [`worker`]
 //! (the loop), [`node`] and [`rejudge`] (what a change does), [`pods`] (whose device is
-//! whose), [`seed`] (connections from before), [`steer`] and [`punt`] (programs, maps,
+//! whose), [`seed`] (connections from before), [`drops`] (what was dropped, and why), [`steer`] and [`punt`] (programs, maps,
 //! devices), [`daemon`] (how it all starts).
 //!
 //! `unsafe` lives only in the modules that talk to rings and to the kernel; all others
@@ -16,6 +16,7 @@ pub mod admin;
 pub mod clock;
 pub mod daemon;
 pub mod discover;
+pub mod drops;
 pub mod endpoints;
 pub mod ethtool;
 pub mod frame;

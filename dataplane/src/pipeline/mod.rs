@@ -34,12 +34,15 @@ mod fragments;
 pub(crate) mod judge;
 mod offload;
 
+use std::sync::Arc;
+
 use weir_table::classify::Classifier;
 use weir_table::counters::{self, Counter, CounterBlock, Reason};
 use weir_table::flow::{ExpiryCursor, FlowTable, Tick, VerdictCache};
 use weir_table::mem::{Mapping, SharedWords, Words};
 use weir_table::stamps::Stamps;
 
+use crate::drops::{self, DropQueue, DropTap};
 use crate::endpoints::Endpoints;
 use crate::frame::Frame;
 use crate::io::BURST;
@@ -96,6 +99,7 @@ pub struct Pipeline {
     jobs: Vec<Job>,
     fragments: FragmentCache,
     expiry: ExpiryCursor,
+    drops: DropTap,
 }
 
 impl Pipeline {
@@ -107,7 +111,15 @@ impl Pipeline {
             jobs: Vec::with_capacity(BURST),
             fragments: FragmentCache::new(),
             expiry: ExpiryCursor::new(worker, workers),
+            drops: DropTap::new(drops::queue()),
         }
+    }
+
+    /// Tells of dropped packets into this queue; nobody reads that of [`Pipeline::new`].
+    #[must_use]
+    pub fn telling_drops_to(mut self, queue: Arc<DropQueue>) -> Self {
+        self.drops = DropTap::new(queue);
+        self
     }
 
     /// Judges frames: those that may pass are rewritten and get `accept == true`, all
@@ -121,6 +133,7 @@ impl Pipeline {
         counters: &CounterBlock<C>,
     ) {
         let now = Tick::from_nanos(now_ns);
+        self.drops.begin(now_ns);
         for burst in frames.chunks_mut(BURST) {
             self.admit(burst, view, counters);
             self.decide(view, now, counters);
@@ -161,7 +174,7 @@ impl Pipeline {
                     self.jobs.push(Job { frame, shim, crossing, outcome });
                 }
                 Err(Refusal { direction, reason }) => {
-                    counters.add_drops(policy_direction(direction), reason, 1);
+                    self.drops.dropped(data, policy_direction(direction), reason, counters);
                 }
             }
         }
@@ -197,14 +210,14 @@ impl Pipeline {
     fn answer<C: Words>(&mut self, burst: &mut [Frame<'_>], counters: &CounterBlock<C>) {
         for job in &self.jobs {
             let direction = policy_direction(job.shim.direction);
-            let (frame, covers_both) = match (burst.get_mut(job.frame), job.outcome) {
-                (Some(frame), Outcome::Pass { covers_both }) => (frame, covers_both),
-                (_, Outcome::Drop(reason)) => {
-                    counters.add_drops(direction, reason, 1);
+            // A job is made of a frame of this burst.
+            let Some(frame) = burst.get_mut(job.frame) else { continue };
+            let covers_both = match job.outcome {
+                Outcome::Pass { covers_both } => covers_both,
+                Outcome::Drop(reason) => {
+                    self.drops.dropped(frame.data, direction, reason, counters);
                     continue;
                 }
-                // A job is made of a frame of this burst.
-                (None, Outcome::Pass { .. }) => continue,
             };
             let flags = job.shim.flags.with(ShimFlags::COVERS_BOTH, covers_both);
             frame.accept = Shim { flags, ..job.shim }.accept_in_place(frame.data).is_ok();

@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::tc::SchedClassifierLink;
 use aya::{Ebpf, EbpfLoader};
 use weir_table::flow::layout::{v4_words, v6_words};
@@ -32,6 +32,8 @@ use weir_table::stamps::STAMP_SLOTS;
 
 use crate::punt::Backend;
 use abi::{CONFIG_WORDS, Config};
+
+use crate::drops::HookDrops;
 
 /// The steering program, compiled by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -206,6 +208,18 @@ impl Steering {
     /// [`SteerError::Memory`] when the kernel refuses the mapping.
     pub fn config(&self) -> Result<Config, SteerError> {
         Ok(Config::new(self.words("weir_config", CONFIG_WORDS as usize)?))
+    }
+
+    /// What the hooks tell of dropped packets; there is one reader, so it is given once.
+    ///
+    /// # Errors
+    /// [`SteerError::Missing`] the second time, [`SteerError::Map`] when the kernel refuses
+    /// the mapping.
+    pub fn take_drops(&mut self) -> Result<HookDrops, SteerError> {
+        const NAME: &str = "weir_drops";
+        let map = self.ebpf.take_map(NAME).ok_or(SteerError::Missing(NAME))?;
+        let ring = RingBuf::try_from(map).map_err(|source| SteerError::Map { name: NAME, source })?;
+        Ok(HookDrops::new(ring))
     }
 
     fn words(&self, name: &'static str, words: usize) -> Result<SharedWords, SteerError> {

@@ -150,5 +150,9 @@ named! {
         XskFillEmpty = "xsk_fill_empty",
         /// Policy tables taken over.
         TableSwaps = "table_swaps",
+        /// Dropped packets that were told one by one (`weir drops`).
+        DropsTold = "drops_told",
+        /// Dropped packets that were not: beyond their reason's budget, or nobody took them.
+        DropsLeftOut = "drops_left_out",
     }
 }

@@ -1,0 +1,105 @@
+//! Whose policy a drop was: the policy table is asked again, off the packet path.
+//!
+//! Workers and hooks know which end denied, not which policies: that would be one more load
+//! for every packet. The table in force now is nearly always the one that decided, a few
+//! milliseconds ago; if it is not and would allow, no policy is named.
+
+use weir_table::classify::{Classifier, Connection};
+use weir_table::counters::{Direction, Reason};
+use weir_table::drops::Packet;
+use weir_table::flow::{FlowKey, FlowTable};
+use weir_table::mem::Words;
+use weir_table::policy::Verdict;
+
+use crate::endpoints::Endpoints;
+
+/// Who denied. Both texts are empty if it was no policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Denier {
+    /// `namespace/name`, or several, a comma between each: those that isolate the end.
+    pub policy: String,
+    /// The rule, if one denies by itself.
+    pub rule: String,
+}
+
+/// What is asked.
+pub(super) struct Question<'a> {
+    pub reason: &'a str,
+    pub packet: &'a Packet,
+    /// The hook's.
+    pub ifindex: u32,
+    pub direction: Direction,
+}
+
+/// The policies that denied a packet.
+pub(super) fn denier<B: AsRef<[u8]>, V: Words, W: Words>(
+    question: &Question<'_>,
+    classifier: &Classifier<B, V>,
+    endpoints: &Endpoints,
+    flows: &FlowTable<W>,
+) -> Denier {
+    let packet = question.packet;
+    let Some((src, mut dst)) = packet.addresses else { return Denier::default() };
+    // What goes to a group is judged at the receiver, under the receiver's own address.
+    if question.direction == Direction::Ingress && (dst.is_multicast() || dst.is_broadcast()) {
+        let own = endpoints.by_ifindex(question.ifindex);
+        let own = own.and_then(|e| e.addresses.iter().find(|a| a.is_v4() == dst.is_v4()));
+        dst = own.copied().unwrap_or(dst);
+    }
+    let (sport, dport) = packet.ports.unwrap_or_default();
+    let as_sent = Connection { src, dst, protocol: packet.protocol, dport };
+    let reversed = Connection { src: dst, dst: src, protocol: packet.protocol, dport: sport };
+    let here = |connection: &Connection| {
+        [connection.src, connection.dst].map(|end| endpoints.by_address(end).is_some())
+    };
+    const HALVES: [(&str, [bool; 2]); 2] = [
+        (Reason::PolicyEgress.as_str(), [true, false]),
+        (Reason::PolicyIngress.as_str(), [false, true]),
+    ];
+    if let Some((_, ends)) = HALVES.iter().find(|(reason, _)| *reason == question.reason) {
+        return denier_of(classifier, &as_sent, *ends).unwrap_or_default();
+    }
+    if question.reason != Reason::FlowCut.as_str() {
+        return Denier::default();
+    }
+    // A flow that was cut: judged the way it was opened, which need not be this packet's.
+    let (key, sender) = FlowKey::new((src, sport), (dst, dport), packet.protocol);
+    let opened_by = match flows.lookup(&key, flows.hash(&key)) {
+        Ok(Some((_, flow))) => Some(flow.initiator == sender),
+        _ => None,
+    };
+    let order = match opened_by {
+        Some(true) => vec![as_sent],
+        Some(false) => vec![reversed],
+        None => vec![as_sent, reversed],
+    };
+    order.iter().find_map(|c| denier_of(classifier, c, here(c))).unwrap_or_default()
+}
+
+/// The policies of the first of the `asked` ends (source, destination) that denies.
+fn denier_of<B: AsRef<[u8]>, V: Words>(
+    classifier: &Classifier<B, V>,
+    connection: &Connection,
+    asked: [bool; 2],
+) -> Option<Denier> {
+    let table = classifier.table();
+    let judgement = classifier.evaluate(connection);
+    let programs = |end| table.programs(classifier.class_of(end));
+    let (verdict, program) = if asked[0] && !judgement.egress.is_allow() {
+        (judgement.egress, programs(connection.src)?.1)
+    } else if asked[1] && !judgement.ingress.is_allow() {
+        (judgement.ingress, programs(connection.dst)?.0)
+    } else {
+        return None;
+    };
+    if verdict == Verdict::DENY_BAD_CLASS {
+        return None;
+    }
+    Some(match verdict.rule().and_then(|rule| table.rule(rule)) {
+        Some(rule) => Denier { policy: rule.policy.to_owned(), rule: rule.path.to_owned() },
+        None => {
+            let policies: Vec<&str> = table.isolating(program).collect();
+            Denier { policy: policies.join(","), rule: String::new() }
+        }
+    })
+}
