@@ -51,12 +51,18 @@ impl Lab {
 
     /// The same, with pods of another MTU.
     pub fn up_with_mtu(cni: Cni, mtu: u32) -> Self {
+        Self::up_with(cni, mtu, ["10.244.0.0/24", "fd00:10:244::/64"])
+    }
+
+    /// The same, with pods in other networks, IPv4 first.
+    pub fn up_with(cni: Cni, mtu: u32, nets: [&str; 2]) -> Self {
         let cni = match cni {
             Cni::Bridge => "bridge",
             Cni::Ptp => "ptp",
         };
         let mtu = mtu.to_string();
-        let arguments = ["up", "--family", "46", "--cni", cni, "--mtu", &mtu];
+        let mut arguments = vec!["up", "--family", "46", "--cni", cni, "--mtu", &mtu];
+        arguments.extend(["--net4", nets[0], "--net6", nets[1]]);
         let out = script().args(arguments).output().unwrap();
         assert!(out.status.success(), "lab up: {}", text(&out.stderr));
         let dir = PathBuf::from(text(&out.stdout).trim());
@@ -83,8 +89,10 @@ impl Lab {
                 IpAddr::V4(address) => IpAddr::from(Ipv4Addr::from(u32::from(address) - 1)),
                 IpAddr::V6(address) => IpAddr::from(Ipv6Addr::from(u128::from(address) - 1)),
             };
-            let state = format!("/var/lib/cni/networks/weir-lab/last_reserved_ip.{range}");
-            fs::write(self.node_path(&state), before.to_string()).unwrap();
+            let state = self.node_path("/var/lib/cni/networks/weir-lab");
+            fs::create_dir_all(&state).unwrap();
+            let last = state.join(format!("last_reserved_ip.{range}"));
+            fs::write(last, before.to_string()).unwrap();
         }
         self.pod(name);
         let got = Family::BOTH.map(|family| self.address(name, family));

@@ -18,6 +18,7 @@
 //! | [`changes`] | 1,000 changes of policy under load: nothing lost, nothing let through |
 //! | [`verdicts`] | hooks open and deny by what was said of others; a flood of new flows |
 //! | [`seeds`] | connections from before Weir keep the direction in which they were opened |
+//! | [`vectors`] | cases of a public suite with real packets, TCP, UDP and SCTP |
 //! | [`tap`] | jumbo frames and uncut bulk by a TAP device |
 //! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
 //! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
@@ -32,6 +33,7 @@ mod lab;
 mod lifecycle;
 mod liveness;
 mod matrix;
+mod mesh;
 mod node;
 mod offload;
 mod probe;
@@ -40,6 +42,7 @@ mod seeds;
 mod stream;
 mod tap;
 mod validity;
+mod vectors;
 mod verdicts;
 mod weir;
 mod wire;
