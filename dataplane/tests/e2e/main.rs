@@ -17,6 +17,7 @@
 //! | [`crash`] | both daemons killed under 10,000 flows: what is open goes on, what is new does not |
 //! | [`changes`] | 1,000 changes of policy under load: nothing lost, nothing let through |
 //! | [`verdicts`] | hooks open and deny by what was said of others; a flood of new flows |
+//! | [`drops`] | dropped packets one by one: reason, policy, pods; a capture that tshark reads |
 //! | [`seeds`] | connections from before Weir keep the direction in which they were opened |
 //! | [`vectors`] | cases of a public suite with real packets, TCP, UDP and SCTP |
 //! | [`tap`] | jumbo frames and uncut bulk by a TAP device |
@@ -28,6 +29,7 @@
 mod bad_input;
 mod changes;
 mod crash;
+mod drops;
 mod faults;
 mod lab;
 mod lifecycle;
