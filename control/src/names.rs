@@ -149,7 +149,7 @@ status: {podIP: 10.0.0.9}
         wait_for("the list", || path.exists());
         fs::remove_file(&path).unwrap();
         wait_for("the list again", || path.exists());
-        writer.put(&index(""));
+        writer.put(&Index::default());
         wait_for("an empty list", || {
             fs::read_to_string(&path).is_ok_and(|text| text == "weir-names 1\n")
         });
