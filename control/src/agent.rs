@@ -1,7 +1,7 @@
 //! The control process: watch the source, compile, hand over to the courier.
 //!
 //! Two threads: this one reads, compiles and logs; the courier (see `publisher`) talks to the
-//! dataplane. What is logged about the input is logged once, when it appears, and once more when it
+//! dataplane. Both tell the ledger. What is logged about the input is logged once, when it appears, and once more when it
 //! is settled.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,8 @@ use tracing::{error, info, warn};
 
 use crate::compile::{Compiled, compile};
 use crate::index::{Changes, Index};
-use crate::model::{Complaint, Severity};
+use crate::ledger::Ledger;
+use crate::model::{Complaint, Origin, Severity};
 use crate::publisher::{Desired, Mailbox};
 use crate::source::watch::{Handle, Wake, Watch};
 use crate::source::{Folder, State};
@@ -29,10 +30,13 @@ pub struct Agent {
     watched: Option<(u64, u64)>,
     node: Option<String>,
     mailbox: Arc<Mailbox>,
+    ledger: Arc<Ledger>,
     index: Index,
     /// The compiler's last result, and the image as it was handed over.
     compiled: Option<(Compiled, Desired)>,
-    complaints: BTreeSet<(u8, String)>,
+    /// What is wrong with what was read last, and what of it was logged.
+    complaints: Vec<Complaint>,
+    logged: BTreeSet<(u8, String)>,
     skipped: Option<String>,
 }
 
@@ -41,7 +45,12 @@ impl Agent {
     ///
     /// # Errors
     /// The folder does not exist or cannot be watched.
-    pub fn new(path: &Path, node: Option<String>, mailbox: Arc<Mailbox>) -> Result<Self> {
+    pub fn new(
+        path: &Path,
+        node: Option<String>,
+        mailbox: Arc<Mailbox>,
+        ledger: Arc<Ledger>,
+    ) -> Result<Self> {
         fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
         let watch =
             Watch::new(path).with_context(|| format!("{} cannot be watched", path.display()))?;
@@ -51,9 +60,11 @@ impl Agent {
             watched: identity(path),
             node,
             mailbox,
+            ledger,
             index: Index::default(),
             compiled: None,
-            complaints: BTreeSet::new(),
+            complaints: Vec::new(),
+            logged: BTreeSet::new(),
             skipped: None,
         })
     }
@@ -80,16 +91,23 @@ impl Agent {
         let state = match self.folder.refresh() {
             Ok(state) => state,
             Err(error) => {
-                let text = format!(
-                    "{} cannot be listed: {error}; what was read last stays in force",
-                    self.folder.path().display()
-                );
-                self.log(vec![(Severity::Refused, text)]);
+                let folder = self.folder.path().display().to_string();
+                let complaint = Complaint {
+                    severity: Severity::Refused,
+                    origin: Origin { file: folder.into(), line: 0 },
+                    object: String::new(),
+                    field: String::new(),
+                    message: format!("cannot be listed: {error}"),
+                    consequence: "what was read last stays in force".to_owned(),
+                };
+                // What was wrong with what is in force still is.
+                let all = self.complaints.iter().chain([&complaint]).cloned().collect();
+                self.report(all);
                 return;
             }
         };
         let changes = self.index.sync(&state.loaded.objects);
-        self.report(&state);
+        self.review(&state);
         if changes.verdicts() || self.compiled.is_none() {
             self.compile(changes, since);
         }
@@ -154,13 +172,10 @@ impl Agent {
         Some(self.index.pods().filter(|pod| pod.node.as_deref() == Some(node)).count())
     }
 
-    fn report(&mut self, state: &State) {
-        let mut lines: Vec<(Severity, String)> = Vec::new();
-        let conflicts = self.index.conflicts();
-        for complaint in state.loaded.complaints.iter().chain(&conflicts) {
-            lines.push((complaint.severity, Complaint::to_string(complaint)));
-        }
-        self.log(lines);
+    fn review(&mut self, state: &State) {
+        self.complaints.clone_from(&state.loaded.complaints);
+        self.complaints.extend(self.index.conflicts());
+        self.report(self.complaints.clone());
         let skipped = state.loaded.skipped_in_words();
         if skipped != self.skipped {
             if let Some(words) = &skipped {
@@ -170,25 +185,26 @@ impl Agent {
         }
     }
 
-    /// Logs what is new, and that what was logged before is settled.
-    fn log(&mut self, lines: Vec<(Severity, String)>) {
-        let now: BTreeSet<(u8, String)> =
-            lines.into_iter().map(|(severity, text)| (severity as u8, text)).collect();
-        for (severity, text) in now.difference(&self.complaints) {
+    /// Logs what is new, and that what was logged before is settled; tells the ledger.
+    fn report(&mut self, complaints: Vec<Complaint>) {
+        self.ledger.input(&self.index, &complaints);
+        let lines = complaints.iter().map(|c| (c.severity as u8, c.to_string()));
+        let now: BTreeSet<(u8, String)> = lines.collect();
+        for (severity, text) in now.difference(&self.logged) {
             if *severity == Severity::Refused as u8 {
                 error!("refused: {text}");
             } else {
                 warn!("{text}");
             }
         }
-        for (_, text) in self.complaints.difference(&now) {
+        for (_, text) in self.logged.difference(&now) {
             info!("settled: {text}");
         }
-        if now != self.complaints {
+        if now != self.logged {
             let refused = now.iter().filter(|(s, _)| *s == Severity::Refused as u8).count();
             info!(refused, complaints = now.len(), "state of the input");
         }
-        self.complaints = now;
+        self.logged = now;
     }
 }
 

@@ -185,7 +185,7 @@ fn explanations_read_like_this() {
             0,
             "shop/client (10.0.0.2) → shop/web (10.0.0.1), TCP/8080: allowed
   egress:  allowed: shop/client (10.0.0.2) is selected by no policy for egress
-  ingress: allowed by spec.ingress[0].from[1] of NetworkPolicy shop/web (FILE:31)
+  ingress: allowed by spec.ingress[0].from[1] of NetworkPolicy shop/web (FILE:31), on its ports[0] (FILE:32)
 ",
         ),
         (
@@ -196,6 +196,8 @@ fn explanations_read_like_this() {
             "shop/client (10.0.0.2) → shop/web (10.0.0.1), TCP/80: denied
   egress:  allowed: shop/client (10.0.0.2) is selected by no policy for egress
   ingress: denied: shop/web (10.0.0.1) is isolated for ingress by NetworkPolicy shop/web (FILE:23), and none of its ingress rules matches shop/client (10.0.0.2)
+    nearest: spec.ingress[0].from[1] of NetworkPolicy shop/web (FILE:31): would pass on TCP/8080 (the named port http of pod shop/web)
+  only the ingress side fails: egress lets it pass
 ",
         ),
         (
@@ -222,7 +224,9 @@ fn a_refused_policy_isolates_and_is_named() {
     let run = weir(&["explain", "shop/client", "shop/web", "TCP/8080", "-f", file], "");
     assert_eq!(run.code, 1);
     assert!(
-        run.stdout.contains("refused as invalid and so without rules: shop/web"),
+        run.stdout.contains(
+            "spec.ingress[0] of NetworkPolicy shop/web is refused as invalid and allows nothing"
+        ),
         "{}",
         run.stdout
     );

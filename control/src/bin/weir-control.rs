@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use tracing::info;
+use tracing::{error, info};
 use weir_control::agent::Agent;
+use weir_control::ledger::Ledger;
+use weir_control::metrics;
 use weir_control::publisher::{Courier, Mailbox};
 
 /// Compiles NetworkPolicies and publishes them to weir-dataplane.
@@ -31,6 +33,12 @@ struct Args {
     /// The dataplane's socket
     #[arg(long, value_name = "PATH", default_value_os_t = default_socket())]
     socket: PathBuf,
+    /// Where `weir status` finds what is refused [default: the socket's folder]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// Serves /metrics, /healthz and /readyz there, for example 127.0.0.1:9101
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<String>,
 }
 
 fn default_socket() -> PathBuf {
@@ -63,6 +71,10 @@ fn run(args: &Args) -> Result<()> {
         }
         _ => bail!("--source {} is neither kube nor dir:PATH", args.source),
     };
+    let listener = args.metrics.as_deref().map(metrics::bind).transpose()?;
+    let run_dir = args.run_dir.clone().or_else(|| args.socket.parent().map(Path::to_owned));
+    let run_dir = run_dir.unwrap_or_default();
+    let ledger = Arc::new(Ledger::new(&run_dir, &args.source));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
@@ -70,8 +82,23 @@ fn run(args: &Args) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let mailbox = Arc::new(Mailbox::new().context("no eventfd")?);
-        let agent = Agent::new(&folder, args.node.clone(), Arc::clone(&mailbox))?;
-        let courier = Courier::new(Arc::clone(&mailbox), args.socket.clone(), args.source.clone());
+        let agent =
+            Agent::new(&folder, args.node.clone(), Arc::clone(&mailbox), Arc::clone(&ledger))?;
+        let courier = Courier::new(
+            Arc::clone(&mailbox),
+            Arc::clone(&ledger),
+            args.socket.clone(),
+            args.source.clone(),
+        );
+        if let Some(listener) = listener {
+            info!(address = %listener.local_addr()?, "metrics");
+            // On this thread's runtime, so that it ends with it.
+            tokio::spawn(async move {
+                if let Err(error) = metrics::serve(listener, ledger).await {
+                    error!("metrics are not served any more: {error:#}");
+                }
+            });
+        }
         info!(source = args.source, socket = %args.socket.display(), "weir-control started");
         let watch = agent.handle();
         let mut agent = tokio::task::spawn_blocking(move || agent.run());

@@ -13,6 +13,7 @@ use crate::eval::probe::{End, pair, resolve, traffic};
 use crate::explain::{Explanation, explain};
 use crate::index::Index;
 use crate::live::{self, EndpointRecord, Places};
+use crate::model::ObjectKey;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -52,6 +53,13 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         let offline = Offline::of(input.index)?;
         let end = |text: &str| resolve(&offline.index, text).map_err(anyhow::Error::msg);
         let ends = (end(&args.from)?, end(&args.to)?);
+        if pair(ends.0, ends.1).is_err() {
+            bail!(
+                "{} and {}: no connection is possible between them",
+                families(&offline.index, &args.from),
+                families(&offline.index, &args.to)
+            );
+        }
         let explanation = explain_with(args, &offline.classifier, Some(&offline.index), &ends)?;
         (explanation, input.refused)
     };
@@ -76,6 +84,18 @@ fn explain_with<B: AsRef<[u8]>, W: Words>(
     let (protocol, dport) = traffic(Some(name), port, src.is_v4()).map_err(anyhow::Error::msg)?;
     let connection = Connection { src, dst, protocol, dport };
     Ok(explain(classifier, index, (&args.from, &args.to), &connection))
+}
+
+/// `shop/web has only IPv4 addresses`.
+fn families(index: &Index, text: &str) -> String {
+    let family = |address: &IpAddr| if address.is_ipv4() { "IPv4" } else { "IPv6" };
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return format!("{address} is an {} address", family(&address.to_canonical()));
+    }
+    let key = text.split_once('/').map(|(namespace, name)| ObjectKey::new(namespace, name));
+    let pod = key.and_then(|key| index.pod(&key));
+    let first = pod.and_then(|pod| pod.addresses.first());
+    format!("{text} has only {} addresses", first.map_or("no", family))
 }
 
 /// The running node's table knows addresses, its endpoints the names of network namespaces.

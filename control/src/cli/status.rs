@@ -46,6 +46,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
             counters
         },
         endpoints: live::endpoints(&args.places)?,
+        control: live::control::control(&args.places)?,
     };
     let now = live::flow_time(&args.places)?;
     let status = Status::of(sources, classifier.as_ref(), now);

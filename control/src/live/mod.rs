@@ -4,11 +4,13 @@
 //!   /sys/fs/bpf/weir/  weir_counters weir_flows* weir_stamps weir_config   mapped read-only
 //!                      weir_steering                                       read per CPU
 //!   /run/weir/         generation.table generation.addrs endpoints.json    read as files
+//!                      control.json control.lock
 //! ```
 //!
 //! The daemon may be dead: what it left is still what the hooks enforce, and is shown with the age
 //! of its last heartbeat.
 
+pub mod control;
 pub mod flows;
 pub mod status;
 pub mod uninstall;

@@ -10,6 +10,7 @@ use weir_table::flow::{FlowView, Tick};
 use weir_table::mem::Words;
 
 use super::EndpointRecord;
+use super::control::ControlStatus;
 
 /// A worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,6 +62,8 @@ pub struct Status {
     pub running: bool,
     /// By number.
     pub workers: Vec<WorkerStatus>,
+    /// Who follows the source, and what of it cannot be honoured.
+    pub control: ControlStatus,
     /// Absent if no generation was ever saved.
     pub table: Option<TableStatus>,
     /// The pods' interfaces.
@@ -90,6 +93,8 @@ pub struct Sources<'a, W, V> {
     pub steering: Vec<(&'static str, u64)>,
     /// The pods' interfaces.
     pub endpoints: Vec<EndpointRecord>,
+    /// weir-control's record.
+    pub control: ControlStatus,
 }
 
 impl Status {
@@ -142,6 +147,7 @@ impl Status {
             generation: counters.enforced().map_or(0, |enforced| enforced.generation),
             running: !workers.is_empty() && workers.iter().all(|worker| worker.alive),
             workers,
+            control: sources.control,
             table,
             endpoints: sources.endpoints,
             flows,
@@ -187,6 +193,7 @@ impl Status {
                 table.bytes
             )?;
         }
+        self.control.print(&mut out)?;
         let quarantined = self.endpoints.iter().filter(|e| e.quarantined).count();
         let attached = self.endpoints.iter().filter(|e| e.attached).count();
         writeln!(
@@ -254,6 +261,7 @@ mod tests {
     use weir_table::mem::SharedWords;
 
     use super::*;
+    use crate::live::control::State;
 
     #[test]
     fn a_status_says_what_the_memory_says() {
@@ -274,6 +282,7 @@ mod tests {
             flows: &flows,
             steering: vec![("punted", 20), ("drop_l2", 0)],
             endpoints: Vec::new(),
+            control: ControlStatus { state: State::Absent, record: None },
         };
         let none: Option<&Classifier<Vec<u8>, SharedWords>> = None;
         let status = Status::of(sources, none, Tick(0));
@@ -295,6 +304,7 @@ mod tests {
             "ingress policy_ingress       4",
             "punted                       20",
             "room for 4 IPv4, 2 IPv6",
+            "control     none has left a record here",
         ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }

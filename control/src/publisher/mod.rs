@@ -32,6 +32,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{error, info, warn};
 use weir_table::publish::{PublishError, Publisher, Summary};
 
+use crate::ledger::Ledger;
+
 /// Shortest wait before the dataplane is tried again.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 /// Longest wait before the dataplane is tried again.
@@ -101,6 +103,7 @@ impl Mailbox {
 #[derive(Debug)]
 pub struct Courier {
     mailbox: Arc<Mailbox>,
+    ledger: Arc<Ledger>,
     socket: PathBuf,
     summary: Summary,
     connection: Option<Publisher>,
@@ -108,6 +111,8 @@ pub struct Courier {
     /// The present wanted state, and since when it is not yet enforced.
     wanted: Option<Desired>,
     pending: Option<Instant>,
+    /// When the oldest change of the source was noticed that is not yet enforced.
+    cause: Option<Instant>,
     last_generation: u64,
     back_off: Duration,
     complaint: Option<(String, Instant)>,
@@ -115,15 +120,22 @@ pub struct Courier {
 
 impl Courier {
     /// A courier for a dataplane's socket; `source` is named in the summary.
-    pub fn new(mailbox: Arc<Mailbox>, socket: PathBuf, source: String) -> Self {
+    pub fn new(
+        mailbox: Arc<Mailbox>,
+        ledger: Arc<Ledger>,
+        socket: PathBuf,
+        source: String,
+    ) -> Self {
         Self {
             mailbox,
+            ledger,
             socket,
             summary: Summary { source },
             connection: None,
             live: None,
             wanted: None,
             pending: None,
+            cause: None,
             last_generation: 0,
             back_off: BACK_OFF_MIN,
             complaint: None,
@@ -140,7 +152,9 @@ impl Courier {
             }
             if let Some((desired, since)) = wanted {
                 self.wanted = Some(desired);
-                self.pending = Some(self.pending.map_or(since, |before| before.min(since)));
+                let oldest = |before: Option<Instant>| Some(before.map_or(since, |b| b.min(since)));
+                self.pending = oldest(self.pending);
+                self.cause = oldest(self.cause);
             }
             if self.connection.as_ref().is_some_and(|connection| !connection.is_connected()) {
                 warn!("the dataplane closed the connection; it keeps enforcing what it has");
@@ -162,6 +176,7 @@ impl Courier {
 
     fn lost(&mut self) {
         self.connection = None;
+        self.ledger.disconnected();
         // A new connection may be to a new dataplane, which has nothing.
         self.pending.get_or_insert_with(Instant::now);
     }
@@ -224,6 +239,8 @@ impl Courier {
         );
         self.live = Some(live);
         self.pending = None;
+        let cause = self.cause.take();
+        self.ledger.enforced(receipt.generation, cause.map(|cause| cause.elapsed()));
         self.back_off = BACK_OFF_MIN;
         self.complaint = None;
         Ok(())
@@ -263,7 +280,10 @@ impl Courier {
                 took_us = micros(since),
                 "addresses changed in place, enforced"
             );
+            let cause = self.cause.take();
+            self.ledger.enforced(receipt.generation, cause.map(|cause| cause.elapsed()));
         }
+        self.cause = None;
         Ok(true)
     }
 
