@@ -161,19 +161,6 @@ fn every_form_of_input_gives_the_same_matrix() {
 }
 
 #[test]
-fn the_table_is_the_matrix() {
-    let (_dir, path) = manifests(OBJECTS);
-    let run = weir(&["eval", "-f", path.to_str().unwrap()], "");
-    assert_eq!(
-        run.stdout,
-        "                    1     2\n  1 shop/client   all  some\n  2 shop/web      all   all\nrows: sources, columns: destinations\n"
-    );
-    let run = weir(&["eval", "-f", path.to_str().unwrap(), "--port", "TCP/80"], "");
-    assert!(run.stdout.contains("1 shop/client allow  deny"), "{}", run.stdout);
-    assert_eq!(run.code, 0);
-}
-
-#[test]
 fn explanations_read_like_this() {
     let (_dir, path) = manifests(OBJECTS);
     let file = path.to_str().unwrap();
@@ -235,7 +222,7 @@ fn a_refused_policy_isolates_and_is_named() {
     }
     let run = weir(&["eval", "-f", file], "");
     assert_eq!(run.code, 1);
-    assert!(run.stdout.contains("none"), "{}", run.stdout);
+    assert!(run.stdout.contains("X none is"), "{}", run.stdout);
 }
 
 #[test]

@@ -52,14 +52,20 @@ impl Blocks {
         let mut matching: Vec<Vec<u32>> = Vec::new();
         let mut table = FxHashMap::default();
         let mut lengths = [BTreeSet::new(), BTreeSet::new()];
+        let mut by_cidr: FxHashMap<IpNet, Vec<(u32, &[IpNet])>> = FxHashMap::default();
+        for (number, (cidr, except)) in (0u32..).zip(&blocks) {
+            by_cidr.entry(*cidr).or_default().push((number, except));
+        }
         for prefix in prefixes {
-            let key: Vec<u32> = (0u32..)
-                .zip(&blocks)
-                .filter(|(_, (cidr, except))| {
-                    cidr.contains(&prefix) && !except.iter().any(|hole| hole.contains(&prefix))
-                })
-                .map(|(number, _)| number)
+            // A block's CIDR contains the prefix exactly if it is the prefix cut to some length.
+            let mut key: Vec<u32> = (0..=prefix.prefix_len())
+                .filter_map(|length| IpNet::new(prefix.addr(), length).ok())
+                .filter_map(|covering| by_cidr.get(&covering.trunc()))
+                .flatten()
+                .filter(|(_, except)| !except.iter().any(|hole| hole.contains(&prefix)))
+                .map(|(number, _)| *number)
                 .collect();
+            key.sort_unstable();
             let class = *classes.entry(key).or_insert_with_key(|key| {
                 matching.push(key.clone());
                 count(matching.len() - 1)

@@ -18,9 +18,9 @@ use weir_table::Address;
 use weir_table::classify::{Connection, Judgement};
 use weir_table::policy::Verdict;
 
-use super::{Offline, SideAnswer, answers, word};
+use super::{Offline, SideAnswer, answers, side_answer, word};
 use crate::index::Index;
-use crate::model::{ObjectKey, Pod};
+use crate::model::{Direction, ObjectKey, Pod};
 
 /// IP protocol numbers by the names that probes use.
 const NAMES: [(&str, u8); 5] =
@@ -38,11 +38,17 @@ pub struct Probe<'a> {
     pub to: Cow<'a, str>,
     /// TCP, UDP, SCTP, ICMP, ICMPv6 or an IP protocol number; TCP if absent.
     #[serde(borrow, default)]
-    pub protocol: Option<Cow<'a, str>>,
+    pub protocol: Option<Word<'a>>,
     /// Destination port, for TCP, UDP and SCTP.
     #[serde(default)]
     pub port: Option<u32>,
 }
+
+/// A text that stays where it was read, unless it holds escapes. (serde would copy the text of an
+/// `Option<Cow<str>>` in any case.)
+#[derive(Debug, Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Word<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -157,19 +163,19 @@ pub fn traffic(protocol: Option<&str>, port: Option<u32>, v4: bool) -> Result<(u
     }
 }
 
-/// Answers probes against one table; keeps names and finished answers for the next probe.
+/// Answers probes against one table; keeps names and parts of answers for the next probe.
 #[derive(Debug)]
 pub struct Prober<'a> {
     offline: &'a Offline,
     ends: FxHashMap<String, Result<End, String>>,
-    /// (source's and destination's verdict and program) → the answer as JSON.
-    rendered: FxHashMap<(u32, u32, u32, u32), Vec<u8>>,
+    /// (verdict, program where the verdict names no rule) → one side of an answer as JSON.
+    sides: FxHashMap<(u32, u32), Box<[u8]>>,
 }
 
 impl<'a> Prober<'a> {
     /// A prober for a table.
     pub fn new(offline: &'a Offline) -> Self {
-        Self { offline, ends: FxHashMap::default(), rendered: FxHashMap::default() }
+        Self { offline, ends: FxHashMap::default(), sides: FxHashMap::default() }
     }
 
     fn end(&mut self, text: &str) -> Result<End, String> {
@@ -188,7 +194,8 @@ impl<'a> Prober<'a> {
         let from = self.end(&probe.from)?;
         let to = self.end(&probe.to)?;
         let (src, dst) = pair(from, to)?;
-        let (protocol, dport) = traffic(probe.protocol.as_deref(), probe.port, src.is_v4())?;
+        let protocol = probe.protocol.as_ref().map(|word| &*word.0);
+        let (protocol, dport) = traffic(protocol, probe.port, src.is_v4())?;
         let connection = Connection { src, dst, protocol, dport };
         Ok((connection, self.offline.classifier.evaluate(&connection)))
     }
@@ -228,7 +235,7 @@ impl<'a> Prober<'a> {
                 .and_then(|probe| self.judge(&probe));
             match result {
                 Ok((connection, judgement)) => {
-                    output.write_all(self.render(&connection, judgement)?)?;
+                    self.write(&connection, judgement, &mut output)?;
                 }
                 Err(error) => {
                     failed += 1;
@@ -239,32 +246,44 @@ impl<'a> Prober<'a> {
         }
     }
 
-    /// The answer's JSON line; the same verdicts of the same programs read the same.
-    fn render(&mut self, connection: &Connection, judgement: Judgement) -> io::Result<&[u8]> {
+    /// Writes the answer's JSON line: what serde would write of [`Answer`], put together from
+    /// sides that are written once.
+    fn write(
+        &mut self,
+        connection: &Connection,
+        judgement: Judgement,
+        output: &mut impl Write,
+    ) -> io::Result<()> {
+        output.write_all(match judgement.is_allowed() {
+            true => b"{\"verdict\":\"allow\",\"egress\":",
+            false => b"{\"verdict\":\"deny\",\"egress\":",
+        })?;
+        output.write_all(self.side(Direction::Egress, connection.src, judgement.egress)?)?;
+        output.write_all(b",\"ingress\":")?;
+        output.write_all(self.side(Direction::Ingress, connection.dst, judgement.ingress)?)?;
+        output.write_all(b"}\n")
+    }
+
+    fn side(&mut self, direction: Direction, this: Address, verdict: Verdict) -> io::Result<&[u8]> {
+        use std::collections::hash_map::Entry;
         let classifier = &self.offline.classifier;
         // A verdict names its rule; only where none matched does the text depend on who isolates.
-        let programs = |verdict: Verdict, address| match verdict {
+        let program = match verdict {
             Verdict::DENY_ISOLATED => {
-                let programs = classifier.table().programs(classifier.class_of(address));
-                programs.map_or((u32::MAX, u32::MAX), |(ingress, egress)| (ingress.0, egress.0))
+                let programs = classifier.table().programs(classifier.class_of(this));
+                programs.map(|(ingress, egress)| match direction {
+                    Direction::Ingress => ingress,
+                    Direction::Egress => egress,
+                })
             }
-            _ => (u32::MAX, u32::MAX),
+            _ => None,
         };
-        let key = (
-            judgement.egress.to_bits(),
-            programs(judgement.egress, connection.src).1,
-            judgement.ingress.to_bits(),
-            programs(judgement.ingress, connection.dst).0,
-        );
-        use std::collections::hash_map::Entry;
-        match self.rendered.entry(key) {
+        let key = (verdict.to_bits(), program.map_or(u32::MAX, |program| program.0));
+        match self.sides.entry(key) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let (egress, ingress) = answers(classifier, connection, judgement);
-                let verdict = word(judgement.is_allowed());
-                let mut text = serde_json::to_vec(&Answer { verdict, egress, ingress })?;
-                text.push(b'\n');
-                Ok(entry.insert(text))
+                let answer = side_answer(classifier.table(), program, verdict);
+                Ok(entry.insert(serde_json::to_vec(&answer)?.into_boxed_slice()))
             }
         }
     }
