@@ -2,8 +2,9 @@
 //! rely on those before it.
 //!
 //! The order is: label, endianness, version, length, hash, section directory,
-//! strings, then every index that any record holds. After [`parse`] a lookup
-//! only follows indices that are known to be in range.
+//! strings, then every index that any record holds, and at last that nothing is
+//! without a meaning (`canonical`). After [`parse`] a lookup only follows
+//! indices that are known to be in range.
 
 use super::{
     image::Verdict,
@@ -175,9 +176,9 @@ fn parse_directory(bytes: &[u8]) -> Result<Directory, DecodeError> {
 }
 
 /// The checks of what the sections hold.
-struct Checker<'a> {
-    bytes: &'a [u8],
-    directory: &'a Directory,
+pub(super) struct Checker<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) directory: &'a Directory,
 }
 
 impl Checker<'_> {
@@ -192,10 +193,11 @@ impl Checker<'_> {
         self.intervals()?;
         self.rows()?;
         self.programs()?;
-        self.unrestricted()
+        self.unrestricted()?;
+        self.canonical()
     }
 
-    fn field(&self, section: Section, record: usize, field: usize) -> u32 {
+    pub(super) fn field(&self, section: Section, record: usize, field: usize) -> u32 {
         u32_at(self.bytes, self.directory.at(section, record, field))
     }
 
@@ -209,7 +211,7 @@ impl Checker<'_> {
         first as usize + count <= self.directory.count(section)
     }
 
-    fn require(
+    pub(super) fn require(
         &self,
         holds: bool,
         section: Section,

@@ -262,18 +262,28 @@ fn spans_of(program: &Program) -> [(&'static str, &[Span]); 3] {
 
 /// The distinct verdicts in order of appearance, and each class's index.
 fn palette_of(row: &[Verdict]) -> (Vec<Verdict>, Vec<u32>) {
+    /// Up to this many verdicts are compared one by one, which for them is faster than a hash.
+    const FEW: usize = 8;
     let mut palette: Vec<Verdict> = Vec::new();
     let mut known: FxHashMap<Verdict, u32> = FxHashMap::default();
+    let number = |position: usize| u32::try_from(position).unwrap_or(u32::MAX);
     let mut indices = Vec::with_capacity(row.len());
     let mut previous: Option<(Verdict, u32)> = None;
     for &verdict in row {
         // Neighbours are often equal.
         let position = match previous {
             Some((same, position)) if same == verdict => position,
-            _ => *known.entry(verdict).or_insert_with(|| {
-                palette.push(verdict);
-                u32::try_from(palette.len() - 1).unwrap_or(u32::MAX)
-            }),
+            _ => match palette.iter().take(FEW).position(|known| *known == verdict) {
+                Some(position) => number(position),
+                None if palette.len() < FEW => {
+                    palette.push(verdict);
+                    number(palette.len() - 1)
+                }
+                None => *known.entry(verdict).or_insert_with(|| {
+                    palette.push(verdict);
+                    number(palette.len() - 1)
+                }),
+            },
         };
         previous = Some((verdict, position));
         indices.push(position);
@@ -288,11 +298,15 @@ fn bits_for(entries: usize) -> u32 {
 
 fn pack(indices: &[u32], bits: u32) -> Vec<u32> {
     let mut words = vec![0u32; layout::index_words(indices.len(), bits)];
-    for (class, &position) in indices.iter().enumerate() {
-        let at = class * bits as usize;
-        if let Some(word) = words.get_mut(at / 32) {
-            *word |= position << (at % 32);
-        }
+    if bits == 0 {
+        return words;
+    }
+    // The width divides 32, so no index straddles two words.
+    for (word, indices) in words.iter_mut().zip(indices.chunks(32 / bits as usize)) {
+        *word = indices.iter().rev().fold(0, |word, position| {
+            // The shift is by 32 for the widest index, of which there is one a word.
+            word.checked_shl(bits).unwrap_or(0) | position
+        });
     }
     words
 }
