@@ -17,6 +17,7 @@ use crate::compile::{Compiled, compile};
 use crate::index::{Changes, Index};
 use crate::ledger::Ledger;
 use crate::model::{Complaint, Origin, Severity};
+use crate::names::NamesWriter;
 use crate::publisher::{Desired, Mailbox};
 use crate::source::watch::{Handle, Wake, Watch};
 use crate::source::{Folder, State};
@@ -31,6 +32,7 @@ pub struct Agent {
     node: Option<String>,
     mailbox: Arc<Mailbox>,
     ledger: Arc<Ledger>,
+    names: Option<NamesWriter>,
     index: Index,
     /// The compiler's last result, and the image as it was handed over.
     compiled: Option<(Compiled, Desired)>,
@@ -61,12 +63,20 @@ impl Agent {
             node,
             mailbox,
             ledger,
+            names: None,
             index: Index::default(),
             compiled: None,
             complaints: Vec::new(),
             logged: BTreeSet::new(),
             skipped: None,
         })
+    }
+
+    /// Leaves pods' names with this writer.
+    #[must_use]
+    pub fn naming(mut self, names: NamesWriter) -> Self {
+        self.names = Some(names);
+        self
     }
 
     /// A handle that ends [`Self::run`].
@@ -108,8 +118,13 @@ impl Agent {
         };
         let changes = self.index.sync(&state.loaded.objects);
         self.review(&state);
-        if changes.verdicts() || self.compiled.is_none() {
+        let is_first = self.compiled.is_none();
+        if changes.verdicts() || is_first {
             self.compile(changes, since);
+        }
+        // Last: nothing is decided by names.
+        if let Some(names) = self.names.as_ref().filter(|_| changes.pods || is_first) {
+            names.put(&self.index);
         }
     }
 

@@ -25,6 +25,7 @@ pub mod ledger;
 pub mod live;
 pub mod metrics;
 pub mod model;
+pub mod names;
 pub mod oracle;
 pub mod publisher;
 pub mod record;

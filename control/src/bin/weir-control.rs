@@ -11,6 +11,7 @@ use tracing::{error, info};
 use weir_control::agent::Agent;
 use weir_control::ledger::Ledger;
 use weir_control::metrics;
+use weir_control::names::NamesWriter;
 use weir_control::publisher::{Courier, Mailbox};
 
 /// Compiles NetworkPolicies and publishes them to weir-dataplane.
@@ -75,6 +76,7 @@ fn run(args: &Args) -> Result<()> {
     let run_dir = args.run_dir.clone().or_else(|| args.socket.parent().map(Path::to_owned));
     let run_dir = run_dir.unwrap_or_default();
     let ledger = Arc::new(Ledger::new(&run_dir, &args.source));
+    let names = NamesWriter::start(&run_dir).context("no thread for names")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};
@@ -83,7 +85,8 @@ fn run(args: &Args) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let mailbox = Arc::new(Mailbox::new().context("no eventfd")?);
         let agent =
-            Agent::new(&folder, args.node.clone(), Arc::clone(&mailbox), Arc::clone(&ledger))?;
+            Agent::new(&folder, args.node.clone(), Arc::clone(&mailbox), Arc::clone(&ledger))?
+                .naming(names);
         let courier = Courier::new(
             Arc::clone(&mailbox),
             Arc::clone(&ledger),

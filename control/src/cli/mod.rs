@@ -3,9 +3,12 @@
 //! Exit codes, the same everywhere: 0 ok; 1 a finding (something denied, refused or failed);
 //! 2 wrong usage or nothing to work with.
 
+mod capture;
+mod drops;
 mod eval;
 mod explain;
 mod flows;
+mod interrupt;
 mod status;
 mod uninstall;
 
@@ -49,6 +52,10 @@ enum Command {
     Status(status::Args),
     /// The running node's flow table
     Flows(flows::Args),
+    /// Dropped packets as they come: reason, policy, both pods
+    Drops(drops::Args),
+    /// Dropped packets to a file for wireshark, the reason as comment
+    Capture(capture::Args),
     /// Take hooks, pins and state off this node, after weir-dataplane has stopped
     Uninstall(uninstall::Args),
 }
@@ -69,6 +76,8 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Status(args) => status::run(args),
         Command::Flows(args) => flows::run(args),
+        Command::Drops(args) => drops::run(args),
+        Command::Capture(args) => capture::run(args),
         Command::Uninstall(args) => uninstall::run(args),
     };
     match result {

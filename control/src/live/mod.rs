@@ -11,6 +11,7 @@
 //! of its last heartbeat.
 
 pub mod control;
+pub mod drops;
 pub mod flows;
 pub mod status;
 pub mod uninstall;
