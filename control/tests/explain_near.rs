@@ -179,7 +179,12 @@ fn check(index: &Index, ends: (IpAddr, IpAddr), traffic: Traffic) -> usize {
 fn what_the_nearest_miss_suggests_passes() {
     let tried = std::cell::Cell::new(0usize);
     let questions = prop::collection::vec((ends(), traffic()), QUESTIONS);
-    let config = ProptestConfig { cases: cases(), max_shrink_iters: 2000, ..Default::default() };
+    let config = ProptestConfig {
+        cases: cases(),
+        max_shrink_iters: 2000,
+        failure_persistence: None,
+        ..Default::default()
+    };
     proptest!(config, |(objects in objects(), questions in questions)| {
         let index = Index::of(objects);
         let pool: Vec<IpAddr> = index.endpoints().keys().copied().collect();
