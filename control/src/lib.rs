@@ -7,7 +7,7 @@
 //!               strict)   in force)  programs)    memfd)
 //!                           │          │
 //!                           ▼          ▼
-//!                         oracle     eval, explain
+//!                         oracle     eval, explain, lint
 //! ```
 //!
 //! Everything but `source` and `publisher` is pure: values in, values out, no clock, no files.
@@ -21,6 +21,7 @@ pub mod compile;
 pub mod eval;
 pub mod explain;
 pub mod index;
+pub mod lint;
 pub mod ledger;
 pub mod live;
 pub mod metrics;

@@ -9,6 +9,7 @@ mod eval;
 mod explain;
 mod flows;
 mod interrupt;
+mod lint;
 mod status;
 mod uninstall;
 
@@ -48,6 +49,8 @@ enum Command {
     Eval(eval::Args),
     /// Why a connection passes or not, both sides, with policy and rule
     Explain(explain::Args),
+    /// What cannot be honoured, has no effect, or does something else than it looks like
+    Lint(lint::Args),
     /// The running node: generation, workers, endpoints, flows, counters
     Status(status::Args),
     /// The running node's flow table
@@ -74,6 +77,7 @@ pub fn run(cli: &Cli) -> ExitCode {
     let result = match &cli.command {
         Command::Eval(args) => eval::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Lint(args) => lint::run(args),
         Command::Status(args) => status::run(args),
         Command::Flows(args) => flows::run(args),
         Command::Drops(args) => drops::run(args),
@@ -105,8 +109,8 @@ struct Input {
     refused: bool,
 }
 
-/// Reads files and folders, `-` for standard input; complaints go to standard error.
-fn read_manifests(paths: &[PathBuf]) -> Result<Input> {
+/// Reads files and folders, `-` for standard input; of one object written twice the first counts.
+fn read_objects(paths: &[PathBuf]) -> Result<Loaded> {
     let mut all = Loaded::default();
     for path in paths {
         if path == Path::new("-") {
@@ -124,7 +128,12 @@ fn read_manifests(paths: &[PathBuf]) -> Result<Input> {
             all.merge(state.loaded);
         }
     }
-    let all = unique(all);
+    Ok(unique(all))
+}
+
+/// Reads files and folders; complaints go to standard error.
+fn read_manifests(paths: &[PathBuf]) -> Result<Input> {
+    let all = read_objects(paths)?;
     let skipped = all.skipped_in_words();
     let index = Index::of(all.objects);
     let conflicts = index.conflicts();

@@ -168,6 +168,9 @@ impl Folder {
     }
 }
 
+/// How the complaint about a second object of one identity begins.
+pub const ALREADY_WRITTEN: &str = "is already written in";
+
 /// Keeps the first object of each identity and complains about the others.
 pub fn unique(mut loaded: Loaded) -> Loaded {
     let mut first: BTreeMap<ObjectId, Origin> = BTreeMap::new();
@@ -183,7 +186,7 @@ pub fn unique(mut loaded: Loaded) -> Loaded {
                 origin: object.origin().clone(),
                 object: entry.key().to_string(),
                 field: String::new(),
-                message: format!("is already written in {}", entry.get()),
+                message: format!("{ALREADY_WRITTEN} {}", entry.get()),
                 consequence: "that one counts, this one does not".to_owned(),
             }),
         }
