@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     let (mut written, mut missed) = (0, 0);
     let mut done = args.count == Some(0);
     while !done {
-        while !done && let Some((_, record)) = reader.next()? {
+        while !done && let Some((_, record)) = reader.read()? {
             if args.filter.wants(&record) {
                 capture.write(&record)?;
                 written += 1;

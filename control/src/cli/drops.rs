@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     let mut last = VecDeque::new();
     // Only what is there now: others go on writing meanwhile.
     let (end, _) = reader.totals();
-    while let Some((n, record)) = reader.next()? {
+    while let Some((n, record)) = reader.read()? {
         if args.filter.wants(&record) {
             last.push_back(DropRow::of(n, &record));
             if last.len() > args.last {
@@ -82,7 +82,7 @@ fn follow(
     out: &mut impl Write,
 ) -> Result<()> {
     while !interrupt.within(PERIOD) {
-        while let Some((n, record)) = reader.next()? {
+        while let Some((n, record)) = reader.read()? {
             if args.filter.wants(&record) {
                 print(&DropRow::of(n, &record), args.output, out)?;
             }

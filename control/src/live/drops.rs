@@ -174,7 +174,7 @@ impl Reader {
     ///
     /// # Errors
     /// The ring was replaced by one that cannot be read.
-    pub fn next(&mut self) -> Result<Option<(u64, DropRecord)>, DropsError> {
+    pub fn read(&mut self) -> Result<Option<(u64, DropRecord)>, DropsError> {
         let mut words = [0; RECORD_WORDS];
         if let Some(n) = self.follower.next(&mut words) {
             return Ok(Some((n, DropRecord::decode(&words))));
@@ -294,15 +294,15 @@ pub(crate) mod tests {
         let (mut writer, _) = open_or_create(dir.path(), 8).unwrap();
         let mut reader = Reader::new(dir.path(), 0).unwrap();
         writer.push(&denied().encode(), 3);
-        assert_eq!(reader.next().unwrap(), Some((0, denied())));
+        assert_eq!(reader.read().unwrap(), Some((0, denied())));
         assert_eq!(reader.totals(), (1, 3));
         fs::remove_file(dir.path().join(RING_FILE)).unwrap();
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.read().unwrap(), None);
         let (mut writer, _) = open_or_create(dir.path(), 8).unwrap();
         writer.push(&DropRecord { generation: 8, ..denied() }.encode(), 0);
         let start = Instant::now();
         let record = loop {
-            if let Some((_, record)) = reader.next().unwrap() {
+            if let Some((_, record)) = reader.read().unwrap() {
                 break record;
             }
             assert!(start.elapsed() < LOOK * 5);

@@ -19,7 +19,7 @@ impl HookDrops {
     }
 
     /// The next event; `None` if there is none now.
-    pub fn next(&mut self) -> Option<DropEvent> {
+    pub fn take(&mut self) -> Option<DropEvent> {
         while let Some(item) = self.0.next() {
             if let Some(event) = decode(&item) {
                 return Some(event);

@@ -84,7 +84,7 @@ impl Recorder {
 
     /// Takes everything that was told so far.
     fn record(&mut self) {
-        while let Some(event) = self.sources.hooks.next() {
+        while let Some(event) = self.sources.hooks.take() {
             self.pending.push((None, event));
         }
         let monotonic = clock::monotonic_ns();

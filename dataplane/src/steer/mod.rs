@@ -218,7 +218,8 @@ impl Steering {
     pub fn take_drops(&mut self) -> Result<HookDrops, SteerError> {
         const NAME: &str = "weir_drops";
         let map = self.ebpf.take_map(NAME).ok_or(SteerError::Missing(NAME))?;
-        let ring = RingBuf::try_from(map).map_err(|source| SteerError::Map { name: NAME, source })?;
+        let ring =
+            RingBuf::try_from(map).map_err(|source| SteerError::Map { name: NAME, source })?;
         Ok(HookDrops::new(ring))
     }
 

@@ -241,4 +241,4 @@ fn get_bytes(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-const _: () = assert!(FRAME_BYTES % 8 == 0 && TEXT_BYTES > 600);
+const _: () = assert!(FRAME_BYTES.is_multiple_of(8) && TEXT_BYTES > 600);
