@@ -20,7 +20,7 @@ pub fn check(sample: &Sample) -> Result<(), String> {
         Contender::Plain => plain(before, after),
         Contender::Nft => nft(sample),
         Contender::Weir => weir(sample, "hit"),
-        Contender::WeirOff => weir(sample, "punted"),
+        Contender::WeirOff | Contender::WeirTap => weir(sample, "punted"),
     }
 }
 

@@ -19,11 +19,15 @@ pub enum Contender {
     /// Weir with every packet through user space.
     #[serde(rename = "weir-off")]
     WeirOff,
+    /// The same by a TAP device instead of AF_XDP.
+    #[serde(rename = "weir-tap")]
+    WeirTap,
 }
 
 impl Contender {
     /// In the order in which the report shows them.
-    pub const ALL: [Self; 4] = [Self::Plain, Self::Nft, Self::Weir, Self::WeirOff];
+    pub const ALL: [Self; 5] =
+        [Self::Plain, Self::Nft, Self::Weir, Self::WeirOff, Self::WeirTap];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -32,6 +36,7 @@ impl Contender {
             Self::Nft => "nft",
             Self::Weir => "weir",
             Self::WeirOff => "weir-off",
+            Self::WeirTap => "weir-tap",
         }
     }
 }

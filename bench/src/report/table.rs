@@ -204,7 +204,7 @@ mod tests {
                 before.nft = Some(NftCounters::default());
                 after.nft = Some(NftCounters { accepted_by_set: 1.0, dropped: 0.0 });
             }
-            Contender::Weir | Contender::WeirOff => {
+            Contender::Weir | Contender::WeirOff | Contender::WeirTap => {
                 let counters =
                     |n| Some([("hit", n), ("punted", n)].map(|(k, v)| (k.into(), v)).into());
                 before.weir = counters(0.0);
