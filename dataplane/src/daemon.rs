@@ -101,8 +101,8 @@ impl Daemon {
         let sizes = flow_sizes(settings.flows);
         let largest_mtu = largest_mtu(&settings.device_prefix).await?;
         let (backend, why) = punt::choose(settings.io, largest_mtu, punt::kernel_has_af_xdp());
-        tracing::info!(io = backend.as_str(), why, "how packets reach user space");
         let mut steering = Steering::load(&settings.pin_dir, sizes, backend)?;
+        tracing::info!(io = backend.as_str(), why, "how packets reach user space");
         let maps = steering.shared_maps(sizes)?;
         let config = Arc::new(Config::new(maps.config));
         clock::resume_flows(config.tick());
