@@ -146,7 +146,7 @@ fn dns(
     let servers: Vec<&Server> =
         servers.iter().filter(|server| server.backend.address.is_v4() == client.v4).collect();
     if servers.is_empty() {
-        if restricted && !rules_of(world, client.program).any(|rule| may_resolve(rule)) {
+        if restricted && !rules_of(world, client.program).any(may_resolve) {
             note(Case::NoDns { policies: isolating(), silent, listens: None });
         }
         return;
@@ -350,7 +350,7 @@ fn by_text(world: &World<'_>, findings: &mut Vec<Finding>) {
         });
         let rules: Vec<&Rule> =
             helping.flat_map(|other| other.policy.rules(Direction::Egress)).collect();
-        if rules.iter().any(|rule| may_resolve(rule)) || !said.insert(&policy.key) {
+        if rules.iter().copied().any(may_resolve) || !said.insert(&policy.key) {
             continue;
         }
         let silent = rules.is_empty();
