@@ -321,6 +321,7 @@ fn sayable(object: &Object) -> bool {
     match object {
         Object::Pod(pod) => !pod.refused && pod.addresses.len() <= 2,
         Object::NetworkPolicy(policy) => !policy.refused,
+        Object::Namespace(namespace) => !namespace.refused,
         _ => true,
     }
 }

@@ -179,8 +179,14 @@ impl<'a> Prober<'a> {
     }
 
     fn end(&mut self, text: &str) -> Result<End, String> {
-        if let Some(end) = self.ends.get(text) {
-            return end.clone();
+        if !text.contains('/') {
+            // Addresses are as many as they like and soon read; only names are kept.
+            return resolve(&self.offline.index, text);
+        }
+        match self.ends.get(text) {
+            Some(Ok(end)) => return Ok(*end),
+            Some(Err(why)) => return Err(why.clone()),
+            None => {}
         }
         let end = resolve(&self.offline.index, text);
         self.ends.entry(text.to_owned()).or_insert(end).clone()

@@ -70,13 +70,24 @@ pub fn namespace_selector() -> impl Strategy<Value = LabelSelector> {
 /// Addresses are few, so that policies, pods and probes meet.
 pub fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
-        (0u8..4, 0u8..16).prop_map(|(a, b)| IpAddr::from([10, 0, a, b])),
-        (0u16..4, 0u16..16).prop_map(|(a, b)| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, a, b])),
+        (0u8..4, 0u8..8).prop_map(|(a, b)| IpAddr::from([10, 0, a, b])),
+        (0u16..4, 0u16..8).prop_map(|(a, b)| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, a, b])),
+    ]
+}
+
+/// Addresses that no pod of the pod network has: of nodes, which pods on the host network share,
+/// and of the world outside.
+pub fn foreign() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (0u8..4).prop_map(|node| IpAddr::from([192, 168, 0, node])),
+        (0u8..4).prop_map(|host| IpAddr::from([203, 0, 113, host])),
+        (0u16..4).prop_map(|host| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, host])),
     ]
 }
 
 pub fn cidr() -> impl Strategy<Value = IpNet> {
-    (address(), select(vec![0u8, 8, 22, 24, 28, 30, 31, 32])).prop_map(|(address, length)| {
+    let address = prop_oneof![4 => address(), 1 => foreign()];
+    (address, select(vec![0u8, 8, 22, 24, 28, 30, 31, 32])).prop_map(|(address, length)| {
         let length = match address {
             IpAddr::V4(_) => length,
             // The same shapes at the tail of an IPv6 address.
@@ -180,9 +191,10 @@ pub fn pod() -> impl Strategy<Value = Pod> {
             Phase::Failed,
         ]),
         (prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.05)),
+        0u8..4,
     )
         .prop_map(
-            |((namespace, name, labels), addresses, ports, phase, (host, going, refused))| {
+            |((namespace, name, labels), addresses, ports, phase, (host, going, refused), node)| {
                 let mut pod = Pod::new(namespace, name);
                 pod.labels = labels;
                 pod.addresses = addresses;
@@ -190,6 +202,9 @@ pub fn pod() -> impl Strategy<Value = Pod> {
                 pod.ports = ports;
                 pod.phase = phase;
                 pod.host_network = host;
+                if host {
+                    pod.addresses = vec![IpAddr::from([192, 168, 0, node])];
+                }
                 pod.terminating = going;
                 pod.refused = refused;
                 pod
@@ -198,11 +213,14 @@ pub fn pod() -> impl Strategy<Value = Pod> {
 }
 
 pub fn objects() -> impl Strategy<Value = Vec<Object>> {
-    let namespaces = (labels(), labels(), labels()).prop_map(|(x, y, z)| {
-        [("x", x), ("y", y), ("z", z)]
-            .map(|(name, labels)| Object::Namespace(Namespace::new(name, labels, Origin::memory())))
+    let namespace = || (labels(), prop::bool::weighted(0.1));
+    let namespaces = (namespace(), namespace(), namespace()).prop_map(|(x, y, z)| {
+        [("x", x), ("y", y), ("z", z)].map(|(name, (labels, refused))| {
+            let namespace = Namespace::new(name, labels, Origin::memory());
+            Object::Namespace(Namespace { refused, ..namespace })
+        })
     });
-    (namespaces, prop::collection::vec(pod(), 1..16), prop::collection::vec(policy(), 0..20))
+    (namespaces, prop::collection::vec(pod(), 1..32), prop::collection::vec(policy(), 0..24))
         .prop_map(|(namespaces, pods, policies)| {
             let pods = pods.into_iter().map(Object::Pod);
             let policies = policies.into_iter().map(Object::NetworkPolicy);
@@ -233,15 +251,19 @@ pub type Ends = (prop::sample::Index, prop::sample::Index, IpAddr, bool, bool);
 
 pub fn ends() -> impl Strategy<Value = Ends> {
     let outside = || prop::bool::weighted(0.15);
-    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), address(), outside(), outside())
+    let any_address = prop_oneof![2 => address(), 1 => foreign()];
+    (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any_address, outside(), outside())
 }
 
-/// The two addresses, if they are of one family.
+/// The two addresses, of one family; `None` if the pool has nothing for that.
 pub fn pick(pool: &[IpAddr], (a, b, any, a_outside, b_outside): &Ends) -> Option<(IpAddr, IpAddr)> {
-    let choose = |index: &prop::sample::Index, outside: bool| {
+    let choose = |index: &prop::sample::Index, outside: bool, pool: &[IpAddr]| {
         if outside || pool.is_empty() { *any } else { *index.get(pool) }
     };
-    let (src, dst) = (choose(a, *a_outside), choose(b, *b_outside));
+    let src = choose(a, *a_outside, pool);
+    let family: Vec<IpAddr> =
+        pool.iter().copied().filter(|other| other.is_ipv4() == src.is_ipv4()).collect();
+    let dst = choose(b, *b_outside, &family);
     (src.is_ipv4() == dst.is_ipv4()).then_some((src, dst))
 }
 
