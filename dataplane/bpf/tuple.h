@@ -5,7 +5,7 @@
  * Plain IPv4 without options and plain IPv6 without extension headers, no
  * fragment, no ICMP error: everything else, and whatever contradicts itself, is
  * left to the worker's parser (src/parse). Where both read a packet they read the
- * same 5-tuple.
+ * same 5-tuple; what the worker refuses is not read here (tests/tuple_differential).
  *
  * Reads the packet directly, which is several times cheaper than
  * bpf_skb_load_bytes(): this code runs twice for every packet between two pods.
@@ -71,8 +71,19 @@ struct ports {
 	__u16 src, dst;
 };
 
-/* Reads what follows the IP header; 0 if the packet is none for the fast path. */
-static __always_inline int read_ports(const __u8 *l4, const void *end, __u8 icmp,
+/* UDP's length must fit; UDP-Lite's covers that much of the packet, 0 all of it (RFC 3828). */
+static __always_inline int udp_length_holds(const __u8 *l4, __u32 length, __u8 protocol)
+{
+	__u32 claimed = bpf_ntohs(*(const __be16 *)(l4 + 4));
+
+	if (claimed >= 8 && claimed <= length)
+		return 1;
+	return !claimed && protocol == IPPROTO_UDPLITE && length >= 8;
+}
+
+/* Reads what follows the IP header, `length` bytes by what that says, which may be more
+ * than lie in the buffer's head; 0 if the packet is none for the fast path. */
+static __always_inline int read_ports(const __u8 *l4, const void *end, __u32 length, __u8 icmp,
 				      struct tuple *t, struct ports *p)
 {
 	/* Extension headers, and the ICMP that does not belong to the family. */
@@ -82,22 +93,25 @@ static __always_inline int read_ports(const __u8 *l4, const void *end, __u8 icmp
 	p->dst = 0;
 	t->tcp_flags = 0;
 	if (t->protocol == IPPROTO_TCP) {
+		__u32 header;
 		__u8 flags;
 
 		if ((void *)(l4 + 20) > end)
 			return 0;
 		flags = l4[13];
-		if (l4[12] >> 4 < 5 || ((flags & TCP_SYN) && (flags & (TCP_FIN | TCP_RST))))
+		header = l4[12] >> 4 << 2;
+		if (header < 20 || header > length ||
+		    ((flags & TCP_SYN) && (flags & (TCP_FIN | TCP_RST))))
 			return 0;
 		t->tcp_flags = flags;
 	} else if (t->protocol == IPPROTO_UDP || t->protocol == IPPROTO_UDPLITE) {
-		if ((void *)(l4 + 8) > end)
+		if ((void *)(l4 + 8) > end || !udp_length_holds(l4, length, t->protocol))
 			return 0;
 	} else if (t->protocol == IPPROTO_SCTP) {
-		if ((void *)(l4 + 12) > end)
+		if ((void *)(l4 + 12) > end || length < 12)
 			return 0;
 	} else if (t->protocol == icmp) {
-		if ((void *)(l4 + 8) > end)
+		if ((void *)(l4 + 8) > end || length < 8)
 			return 0;
 		/* Echo and its reply; the identifier stands for both ports. */
 		if (icmp == IPPROTO_ICMP ? (l4[0] != 0 && l4[0] != 8) :
@@ -119,9 +133,17 @@ static __always_inline __u64 ports_word(__u16 lo, __u16 hi, __u8 protocol)
 	return (__u64)lo | (__u64)hi << WEIR_PORT_HI_SHIFT | (__u64)protocol << WEIR_PROTOCOL_SHIFT;
 }
 
-static __always_inline int tuple_v4(const struct weir_config *c, const __u8 *ip, const void *end,
-				    struct tuple *t)
+/* A TCP packet that the kernel has yet to cut may be longer than an IP header can say, and
+ * then claims 0: receivers on this kernel go by the buffer (iph_totlen(), ipv6_payload_len()). */
+static __always_inline int is_uncut_tcp(const struct __sk_buff *skb, __u8 protocol)
 {
+	return protocol == IPPROTO_TCP && skb->gso_size;
+}
+
+static __always_inline int tuple_v4(const struct __sk_buff *skb, const struct weir_config *c,
+				    const __u8 *ip, const void *end, struct tuple *t)
+{
+	__u32 present = skb->len - ETH_HLEN, length;
 	struct ports p;
 	__u64 src, dst;
 
@@ -133,10 +155,18 @@ static __always_inline int tuple_v4(const struct weir_config *c, const __u8 *ip,
 	t->s.v6 = 0;
 	t->s.in_verdicts = 0;
 	t->protocol = ip[9];
-	if (!read_ports(ip + 20, end, IPPROTO_ICMP, t, &p))
+	length = bpf_ntohs(*(const __be16 *)(ip + 2));
+	if (!length && is_uncut_tcp(skb, t->protocol))
+		length = present;
+	if (length < 20 || length > present)
+		return 0;
+	if (!read_ports(ip + 20, end, length - 20, IPPROTO_ICMP, t, &p))
 		return 0;
 	src = bpf_ntohl(*(const __be32 *)(ip + 12));
 	dst = bpf_ntohl(*(const __be32 *)(ip + 16));
+	/* A group, the broadcast address, or what nobody has. */
+	if (src >= 0xe0000000)
+		return 0;
 	t->from_hi = src > dst || (src == dst && p.src > p.dst);
 	if (t->from_hi) {
 		t->s.key[0] = dst | src << 32;
@@ -161,9 +191,10 @@ static __always_inline __u64 load_be64(const __u8 *p)
 	return (__u64)bpf_ntohl(*(const __be32 *)p) << 32 | bpf_ntohl(*(const __be32 *)(p + 4));
 }
 
-static __always_inline int tuple_v6(const struct weir_config *c, const __u8 *ip, const void *end,
-				    struct tuple *t)
+static __always_inline int tuple_v6(const struct __sk_buff *skb, const struct weir_config *c,
+				    const __u8 *ip, const void *end, struct tuple *t)
 {
+	__u32 present = skb->len - ETH_HLEN - 40, length;
 	__u64 src[2], dst[2];
 	struct ports p;
 
@@ -174,12 +205,21 @@ static __always_inline int tuple_v6(const struct weir_config *c, const __u8 *ip,
 	t->s.v6 = 1;
 	t->s.in_verdicts = 0;
 	t->protocol = ip[6];
-	if (!read_ports(ip + 40, end, IPPROTO_ICMPV6, t, &p))
+	length = bpf_ntohs(*(const __be16 *)(ip + 4));
+	if (!length && is_uncut_tcp(skb, t->protocol))
+		length = present;
+	if (!length || length > present)
+		return 0;
+	if (!read_ports(ip + 40, end, length, IPPROTO_ICMPV6, t, &p))
 		return 0;
 	src[0] = load_be64(ip + 8);
 	src[1] = load_be64(ip + 16);
 	dst[0] = load_be64(ip + 24);
 	dst[1] = load_be64(ip + 32);
+	/* A group as the source; IPv4-mapped addresses, and others in ::/64, which are on no
+	 * wire (RFC 4291 section 2.5). */
+	if (src[0] >> 56 == 0xff || !src[0] || !dst[0])
+		return 0;
 	t->from_hi = src[0] != dst[0] ? src[0] > dst[0] :
 		     src[1] != dst[1] ? src[1] > dst[1] : p.src > p.dst;
 	if (t->from_hi) {
@@ -233,7 +273,7 @@ static __always_inline int read_tuple4(struct __sk_buff *skb, const struct weir_
 		return 0;
 	if (*(const __be16 *)(data + 12) != bpf_htons(ETH_P_IP))
 		return 0;
-	return tuple_v4(c, data + ETH_HLEN, end, t);
+	return tuple_v4(skb, c, data + ETH_HLEN, end, t);
 }
 
 /* The same for IPv6. */
@@ -247,7 +287,7 @@ static __always_inline int read_tuple6(struct __sk_buff *skb, const struct weir_
 		return 0;
 	if (*(const __be16 *)(data + 12) != bpf_htons(ETH_P_IPV6))
 		return 0;
-	return tuple_v6(c, data + ETH_HLEN, end, t);
+	return tuple_v6(skb, c, data + ETH_HLEN, end, t);
 }
 
 static __always_inline enum family read_tuple(struct __sk_buff *skb, const struct weir_config *c,

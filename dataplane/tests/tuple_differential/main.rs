@@ -4,7 +4,7 @@
 //! - whatever is plain the fast path reads; else it would be off without anybody noticing;
 //! - what both read they read alike: same key, same hash, same sender, same TCP flags;
 //! - fragments, ICMP errors, options, extension headers and VLAN tags it leaves alone;
-//! - what the worker refuses and the fast path reads is in [`harmless`], with the reason.
+//! - what the worker refuses the fast path does not read either.
 //!
 //! Needs root. Without it the tests say "skipped: needs root" and pass, unless
 //! `WEIR_REQUIRE_E2E=1`. The kernel runs the parser on the spot (BPF_PROG_TEST_RUN), on real
@@ -26,7 +26,7 @@ use aya::maps::Map;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use made::Dice;
-use weir_dataplane::parse::{Fragment, Packet, ParseError, Transport, parse};
+use weir_dataplane::parse::{Fragment, Packet, Transport, parse};
 use weir_dataplane::steer::Sizes;
 use weir_dataplane::steer::abi::{self, CONFIG_WORDS, Config, Fixed, Mark};
 use weir_table::Address;
@@ -44,26 +44,6 @@ fn can_run() -> bool {
         eprintln!("skipped: needs root");
     }
     root
-}
-
-/// Why a packet that the worker would drop may pass on its flow's word. `None`: it may not.
-fn harmless(refusal: ParseError) -> Option<&'static str> {
-    Some(match refusal {
-        // Addresses, protocol and ports stand where every receiver looks for them; with
-        // lengths that do not add up it drops the packet. To check them costs every packet,
-        // and the kernel's own TSO packets of more than 64 KiB claim a length of 0.
-        ParseError::TotalLength { .. }
-        | ParseError::Jumbogram
-        | ParseError::Truncated(_)
-        | ParseError::TcpOffset(_)
-        | ParseError::UdpLength(_) => "harmless: lengths",
-        // Workers enter no flow with such a key, and no IPv4 packet has it.
-        ParseError::MappedAddress => "harmless: IPv4-mapped address",
-        // It can look like an answer to what was sent to the group. Hosts drop such a source
-        // (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
-        ParseError::GroupSource => "harmless: group as source",
-        _ => return None,
-    })
 }
 
 /// What read_tuple() said: `struct reading` of tuple_test.bpf.c.
@@ -198,9 +178,9 @@ impl Kernel {
                 assert!(known, "{packet:?}\n{frame:02x?}");
                 "read alike"
             }
-            Err(refusal) => harmless(refusal).unwrap_or_else(|| {
+            Err(refusal) => {
                 panic!("the worker refuses ({refusal}) what the fast path reads: {frame:02x?}")
-            }),
+            }
         }
     }
 }
