@@ -43,6 +43,9 @@ const SOFTWARE: &str = concat!("weir-dataplane ", env!("CARGO_PKG_VERSION"));
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The MTU that pods have unless their devices say otherwise.
 const ETHERNET_MTU: u32 = 1500;
+/// Fragments of up to this many bytes wait for their first; there is room for a worker's 256
+/// of the size that the pods' MTU gives.
+const LARGEST_HELD: u32 = 9216;
 
 /// What the command line says, resolved.
 #[derive(Debug, Clone)]
@@ -148,6 +151,7 @@ impl Daemon {
                 stop: Arc::clone(&stop),
             };
             let pipeline = Pipeline::new(id as usize, settings.workers as usize)
+                .holding_frames_of(largest_mtu.min(LARGEST_HELD) as usize)
                 .telling_drops_to(Arc::clone(&queues[id as usize]));
             Ok((worker, pipeline))
         };

@@ -97,6 +97,8 @@ impl Worker {
                 pipeline.process(frames, &view, clock::flow_ns_at(now), &self.counters);
             })?;
             if received > 0 {
+                io.send(pipeline.released())?;
+                pipeline.forget_released();
                 empty = 0;
                 self.counters.add(Counter::Bursts, 1);
                 self.counters.add(Counter::BusyNs, clock::monotonic_ns().wrapping_sub(now));

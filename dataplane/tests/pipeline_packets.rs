@@ -1,5 +1,5 @@
 //! Packets that are no ordinary part of a flow: broken frames, foreign addresses, groups,
-//! ICMP errors, fragments; and bursts of anything.
+//! ICMP errors; and bursts of anything. Fragments are in pipeline_fragments.rs.
 //!
 //! Two pods live on this node: ONE behind device 11, TWO behind device 12.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
@@ -139,47 +139,6 @@ fn ping_is_tracked_by_its_identifier_in_both_families() {
         node.seconds += 11;
         let late = frames::echo(two, one, 7, true);
         assert_eq!(node.punt(12, FromPod, &late), Drop(Reason::PolicyIngress));
-    }
-}
-
-/// A datagram from ONE to TWO in two fragments, in either family.
-fn fragments(six: bool, dport: u16) -> (Vec<u8>, Vec<u8>) {
-    let (one, two) = (support::address(ONE, six), support::address(TWO, six));
-    let mut head = frames::udp_header(4000, dport, 24);
-    head.extend_from_slice(&[0; 8]);
-    if six {
-        let fragment = |offset_and_more: u16, payload: &[u8]| {
-            let [a, b] = offset_and_more.to_be_bytes();
-            let mut rest = vec![17, 0, a, b, 0, 0, 0, 42];
-            rest.extend_from_slice(payload);
-            frames::ip(one, two, 44, 0, &rest)
-        };
-        (fragment(1, &head), fragment(16, &[0; 16]))
-    } else {
-        (frames::ip(one, two, 17, 0x2000, &head), frames::ip(one, two, 17, 2, &[0; 16]))
-    }
-}
-
-#[test]
-fn fragments_follow_their_first() {
-    for six in [false, true] {
-        let mut node = Node::new(Matrix::OPEN.deny_ingress(TWO, ONE, Service::Dns));
-        let (first, later) = fragments(six, 80);
-        assert_eq!(node.punt(11, FromPod, &later), Drop(Reason::Fragment), "overtook its first");
-        assert_eq!(node.punt(11, FromPod, &first), PassBoth);
-        assert_eq!(node.punt(11, FromPod, &later), PassBoth);
-        assert_eq!(node.punt(12, ToPod, &later), Drop(Reason::Fragment), "another hook");
-        node.seconds += 31;
-        assert_eq!(node.punt(11, FromPod, &later), Drop(Reason::Fragment), "its time is over");
-
-        node.punt(11, FromPod, &first);
-        node.publish(Matrix::OPEN);
-        assert_eq!(node.punt(11, FromPod, &later), Drop(Reason::Fragment), "another policy");
-
-        node.publish(Matrix::OPEN.deny_ingress(TWO, ONE, Service::Dns));
-        let (denied, later) = fragments(six, 53);
-        assert_eq!(node.punt(11, FromPod, &denied), Drop(Reason::PolicyIngress));
-        assert_eq!(node.punt(11, FromPod, &later), Drop(Reason::PolicyIngress));
     }
 }
 

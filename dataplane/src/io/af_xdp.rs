@@ -17,7 +17,7 @@
 //! Copy mode: on a veth the kernel copies a packet into the UMEM anyway.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
@@ -229,6 +229,31 @@ impl PacketIo for AfXdp {
         }
         self.transmit()?;
         Ok(n)
+    }
+
+    fn send<'f>(&mut self, frames: impl Iterator<Item = &'f [u8]>) -> io::Result<()> {
+        for frame in frames {
+            if self.send.len() == BURST {
+                self.transmit()?;
+            }
+            let Some(mut descriptor) = self.free.pop() else {
+                self.stats.tx_full += 1;
+                continue;
+            };
+            // SAFETY: a free frame of this UMEM, which nothing else holds; the slice into it
+            // ends with this block.
+            let mut data = unsafe { self.umem.data_mut(&mut descriptor) };
+            let mut cursor = data.cursor();
+            cursor.set_pos(0);
+            if cursor.write_all(frame).is_ok() {
+                self.send.push(descriptor);
+            } else {
+                // Larger than a frame of the UMEM, so it never came from here.
+                self.stats.tx_invalid_descs += 1;
+                self.free.push(descriptor);
+            }
+        }
+        self.transmit()
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {

@@ -110,6 +110,18 @@ impl MemoryIo {
         self.rx.push_back(buffer);
     }
 
+    /// A frame goes out.
+    fn transmit(&mut self, data: Vec<u8>) {
+        if self.tx.len() >= self.capacity {
+            self.stats.tx_full += 1;
+            self.spare.push(data);
+        } else {
+            self.stats.tx_frames += 1;
+            self.stats.tx_bytes += data.len() as u64;
+            self.tx.push_back(data);
+        }
+    }
+
     /// Takes the oldest accepted frame.
     pub fn pop(&mut self) -> Option<Vec<u8>> {
         self.tx.pop_front()
@@ -140,22 +152,28 @@ impl PacketIo for MemoryIo {
                 *accepted = frame.accept;
             }
         }
-        for (data, accepted) in self.burst.drain(..).zip(accepted) {
-            let bytes = data.len() as u64;
+        let mut burst = std::mem::take(&mut self.burst);
+        for (data, accepted) in burst.drain(..).zip(accepted) {
             self.stats.rx_frames += 1;
-            self.stats.rx_bytes += bytes;
-            if !accepted {
-                self.spare.push(data);
-            } else if self.tx.len() >= self.capacity {
-                self.stats.tx_full += 1;
-                self.spare.push(data);
+            self.stats.rx_bytes += data.len() as u64;
+            if accepted {
+                self.transmit(data);
             } else {
-                self.stats.tx_frames += 1;
-                self.stats.tx_bytes += bytes;
-                self.tx.push_back(data);
+                self.spare.push(data);
             }
         }
+        self.burst = burst;
         Ok(count)
+    }
+
+    fn send<'f>(&mut self, frames: impl Iterator<Item = &'f [u8]>) -> io::Result<()> {
+        for frame in frames {
+            let mut data = self.spare.pop().unwrap_or_default();
+            data.clear();
+            data.extend_from_slice(frame);
+            self.transmit(data);
+        }
+        Ok(())
     }
 
     /// Nobody else can push meanwhile, so there is nothing to wait for.
@@ -196,6 +214,18 @@ mod tests {
         let stats = io.stats();
         assert_eq!((stats.rx_frames, stats.rx_bytes), (150, 450));
         assert_eq!((stats.tx_frames, stats.tx_bytes), (75, 225));
+    }
+
+    #[test]
+    fn what_is_sent_beside_a_burst_follows_it() {
+        let mut io = MemoryIo::new(3);
+        io.push(&[1]);
+        let accept = |frames: &mut [Frame<'_>]| frames.iter_mut().for_each(|f| f.accept = true);
+        io.burst(accept).unwrap();
+        io.send([&[2][..], &[3], &[4]].into_iter()).unwrap();
+        let out: Vec<_> = std::iter::from_fn(|| io.pop()).flatten().collect();
+        assert_eq!(out, [1, 2, 3], "the last found no room");
+        assert_eq!((io.stats().tx_frames, io.stats().tx_full), (3, 1));
     }
 
     #[test]

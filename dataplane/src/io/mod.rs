@@ -66,6 +66,13 @@ pub trait PacketIo {
     /// When the device or file is gone or broken; never for a single bad frame.
     fn burst<F: FnMut(&mut [Frame<'_>])>(&mut self, f: F) -> io::Result<usize>;
 
+    /// Transmits frames that are not of the present burst, in this order. What has no room is
+    /// dropped and counted (`tx_full`).
+    ///
+    /// # Errors
+    /// As [`PacketIo::burst`].
+    fn send<'f>(&mut self, frames: impl Iterator<Item = &'f [u8]>) -> io::Result<()>;
+
     /// Blocks until a frame may be there, or `timeout` has passed.
     ///
     /// # Errors

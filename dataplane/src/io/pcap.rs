@@ -58,6 +58,8 @@ pub struct PcapIo<R: Read, W: Write> {
     burst: Vec<Captured>,
     spare: Vec<Captured>,
     plain: Vec<u8>,
+    /// When the last frame was captured that was handed out.
+    time: Duration,
     stats: IoStats,
 }
 
@@ -96,6 +98,7 @@ impl<R: Read, W: Write> PcapIo<R, W> {
             burst: Vec::with_capacity(BURST),
             spare: Vec::new(),
             plain: Vec::new(),
+            time: Duration::ZERO,
             stats: IoStats::default(),
         })
     }
@@ -137,12 +140,14 @@ impl<R: Read, W: Write> PcapIo<R, W> {
         Ok(())
     }
 
-    fn write(&mut self, frame: &Captured) -> io::Result<()> {
+    fn write(&mut self, time: Duration, frame: &[u8]) -> io::Result<()> {
         self.plain.clear();
-        Shim::strip_accepted(&frame.data, &mut self.plain).map_err(io::Error::other)?;
+        Shim::strip_accepted(frame, &mut self.plain).map_err(io::Error::other)?;
         let length = u32::try_from(self.plain.len()).map_err(io::Error::other)?;
-        let packet = PcapPacket::new(frame.time, length, &self.plain);
+        let packet = PcapPacket::new(time, length, &self.plain);
         self.writer.write_packet(&packet).map_err(io_error)?;
+        self.stats.tx_frames += 1;
+        self.stats.tx_bytes += frame.len() as u64;
         Ok(())
     }
 }
@@ -197,18 +202,20 @@ impl<R: Read, W: Write> PacketIo for PcapIo<R, W> {
         }
         let mut burst = std::mem::take(&mut self.burst);
         for (frame, accepted) in burst.drain(..).zip(accepted) {
-            let bytes = frame.data.len() as u64;
             self.stats.rx_frames += 1;
-            self.stats.rx_bytes += bytes;
+            self.stats.rx_bytes += frame.data.len() as u64;
+            self.time = frame.time;
             if accepted {
-                self.write(&frame)?;
-                self.stats.tx_frames += 1;
-                self.stats.tx_bytes += bytes;
+                self.write(frame.time, &frame.data)?;
             }
             self.spare.push(frame);
         }
         self.burst = burst;
         Ok(count)
+    }
+
+    fn send<'f>(&mut self, mut frames: impl Iterator<Item = &'f [u8]>) -> io::Result<()> {
+        frames.try_for_each(|frame| self.write(self.time, frame))
     }
 
     /// A file never makes anyone wait.

@@ -7,7 +7,7 @@
 
 use weir_table::addr::Address;
 
-use super::{Fragment, FragmentId, Layer, MAX_EXTENSIONS, ParseError, protocol};
+use super::{Extent, Fragment, FragmentId, Layer, MAX_EXTENSIONS, ParseError, protocol};
 
 /// An IP packet cut down to what the transport layer needs.
 pub(super) struct Datagram<'a> {
@@ -43,8 +43,6 @@ const STRICT_SOURCE_ROUTE: u8 = 137;
 const JUMBO_PAYLOAD: u8 = 0xc2;
 /// A TCP header without options: what a later fragment must not reach into.
 const TCP_MIN: usize = 20;
-/// The longest packet that reassembly can yield.
-const MAX_PACKET: usize = 65_535;
 
 /// Parses a whole IPv4 packet; `l3` may have padding behind it.
 #[inline]
@@ -56,12 +54,7 @@ pub(super) fn parse_v4(l3: &[u8]) -> Result<Datagram<'_>, ParseError> {
     }
     refuse_source_route(l3.get(V4_MIN..head.length).unwrap_or_default())?;
     let payload = l3.get(head.length..total).ok_or(ParseError::Truncated(Layer::Ipv4))?;
-    let fragment = match (head.offset, head.more) {
-        (0, false) => Fragment::No,
-        (0, true) => Fragment::First(head.fragment_id()),
-        _ => Fragment::Later(head.fragment_id()),
-    };
-    check_extent(head.offset, head.more, payload.len(), head.protocol)?;
+    let fragment = fragment(head.fragment_id(), head.offset, head.more, payload.len())?;
     Ok(Datagram { src: head.src, dst: head.dst, protocol: head.protocol, fragment, payload })
 }
 
@@ -146,15 +139,27 @@ fn refuse_source_route(mut options: &[u8]) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// Refuses fragments that no honest sender makes and reassembly might misread.
-fn check_extent(offset: usize, more: bool, length: usize, next: u8) -> Result<(), ParseError> {
+/// What kind of fragment it is; refuses those that no honest sender makes and reassembly
+/// might misread. `offset` and `length` are in bytes.
+fn fragment(
+    id: FragmentId,
+    offset: usize,
+    more: bool,
+    length: usize,
+) -> Result<Fragment, ParseError> {
+    if offset == 0 && !more {
+        return Ok(Fragment::No);
+    }
     let ragged = more && !length.is_multiple_of(8);
-    let beyond = offset + length > MAX_PACKET;
-    let into_tcp_header = next == protocol::TCP && offset != 0 && offset < TCP_MIN;
-    if ragged || beyond || into_tcp_header {
+    let into_tcp_header = id.next == protocol::TCP && offset != 0 && offset < TCP_MIN;
+    let (Ok(start), Ok(end)) = (u16::try_from(offset), u16::try_from(offset + length)) else {
+        return Err(ParseError::FragmentExtent);
+    };
+    if length == 0 || ragged || into_tcp_header {
         return Err(ParseError::FragmentExtent);
     }
-    Ok(())
+    let extent = Extent { start, end, last: !more };
+    Ok(if offset == 0 { Fragment::First(id, extent) } else { Fragment::Later(id, extent) })
 }
 
 /// Parses a whole IPv6 packet; `l3` may have padding behind it.
@@ -183,7 +188,7 @@ pub(super) fn parse_v6(l3: &[u8]) -> Result<Datagram<'_>, ParseError> {
 pub(super) fn quoted_v6(l3: &[u8]) -> Option<Datagram<'_>> {
     let (head, rest) = V6Head::read(l3).ok()?;
     let chain = Chain::walk(head.next, rest, Quoting::Yes).ok()?;
-    if matches!(chain.fragment, Fragment::Later(_)) {
+    if matches!(chain.fragment, Fragment::Later(..)) {
         return None;
     }
     Some(Datagram {
@@ -269,7 +274,7 @@ impl<'a> Chain<'a> {
                         return Err(ParseError::ExtensionChain);
                     }
                     chain.enter_fragment(quoting)?;
-                    if let Fragment::Later(_) = chain.fragment {
+                    if let Fragment::Later(..) = chain.fragment {
                         return Ok(chain);
                     }
                 }
@@ -306,14 +311,9 @@ impl<'a> Chain<'a> {
         let id = FragmentId { id: u32::from_be_bytes([b[4], b[5], b[6], b[7]]), next: b[0] };
         self.protocol = b[0];
         self.payload = rest;
-        if quoting == Quoting::No {
-            check_extent(offset, more, rest.len(), b[0])?;
-        }
-        self.fragment = match (offset, more) {
-            (0, false) => Fragment::No,
-            (0, true) => Fragment::First(id),
-            _ => Fragment::Later(id),
-        };
+        // Of a quotation only the beginning is there.
+        let length = if quoting == Quoting::Yes { 8 } else { rest.len() };
+        self.fragment = fragment(id, offset, more, length)?;
         Ok(())
     }
 }

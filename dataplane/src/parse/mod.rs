@@ -126,9 +126,21 @@ pub enum Fragment {
     /// Not fragmented (or an "atomic" IPv6 fragment, RFC 6946).
     No,
     /// The first fragment: has the transport header.
-    First(FragmentId),
+    First(FragmentId, Extent),
     /// A later one: has none.
-    Later(FragmentId),
+    Later(FragmentId, Extent),
+}
+
+/// Which bytes of its datagram a fragment carries: never none. Counted from the end of the
+/// IPv4 header or of the IPv6 Fragment header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Extent {
+    /// Its first byte.
+    pub start: u16,
+    /// The byte after its last.
+    pub end: u16,
+    /// No more fragments: the datagram ends there.
+    pub last: bool,
 }
 
 /// Identifies the fragments of one packet together with source and destination
@@ -210,7 +222,7 @@ pub enum ParseError {
     /// section 2.7).
     #[error("group address as source")]
     GroupSource,
-    /// A fragment that is not a multiple of 8 bytes before the last, reaches beyond
+    /// A fragment that is empty or no multiple of 8 bytes before the last, reaches beyond
     /// 65,535 bytes, or overlaps a TCP header (RFC 1858 section 4.2).
     #[error("fragment of impossible extent")]
     FragmentExtent,

@@ -264,20 +264,25 @@ fn icmp_of_the_other_family_is_refused() {
 fn fragments_are_recognised_and_linked_by_their_identification() {
     let datagram = concat(&[&udp_header(7, 9, 100), &[0; 16]]);
     let id4 = FragmentId { id: 0x1234, next: 17 };
+    let extent = |start, end, last| Extent { start, end, last };
     let first = parse(&v4(17, 0x2000, &datagram)).unwrap();
-    assert_eq!((first.fragment, first.tuple.dport), (Fragment::First(id4), 9));
+    let is_first = Fragment::First(id4, extent(0, 24, false));
+    assert_eq!((first.fragment, first.tuple.dport), (is_first, 9));
     let later = parse(&v4(17, 3, &[0; 5])).unwrap();
-    assert_eq!((later.fragment, later.transport), (Fragment::Later(id4), Transport::Unseen));
+    let is_later = Fragment::Later(id4, extent(24, 29, true));
+    assert_eq!((later.fragment, later.transport), (is_later, Transport::Unseen));
     assert_eq!((later.tuple.sport, later.tuple.dport), (0, 0));
 
     // The Fragment header's Next Header is what links, not the transport behind it.
     let id6 = FragmentId { id: 77, next: 60 };
     let six = concat(&[&fragment_header(60, 0, true, 77), &extension(17), &datagram]);
     let first = parse(&v6(44, &six)).unwrap();
-    assert_eq!((first.fragment, first.tuple.protocol), (Fragment::First(id6), 17));
+    let is_first = Fragment::First(id6, extent(0, 32, false));
+    assert_eq!((first.fragment, first.tuple.protocol), (is_first, 17));
     let six = concat(&[&fragment_header(60, 32, false, 77), &[0; 5]]);
     let later = parse(&v6(44, &six)).unwrap();
-    assert_eq!((later.fragment, later.transport), (Fragment::Later(id6), Transport::Unseen));
+    let is_later = Fragment::Later(id6, extent(32, 37, true));
+    assert_eq!((later.fragment, later.transport), (is_later, Transport::Unseen));
 
     // RFC 6946: offset 0 and no more fragments is a whole packet.
     let atomic = concat(&[&fragment_header(17, 0, false, 77), &udp_header(7, 9, 0)]);
@@ -294,6 +299,9 @@ fn fragments_made_to_deceive_are_refused() {
     assert_eq!(parse(&v4(6, 0x2000, &[0; 16])), Err(ParseError::Truncated(Layer::Transport)));
     // Reassembling beyond 65,535 bytes.
     assert_eq!(parse(&v4(17, 0x1fff, &[0; 8])), Err(ParseError::FragmentExtent));
+    // Nothing at all.
+    assert_eq!(parse(&v4(17, 0x2003, &[])), Err(ParseError::FragmentExtent));
+    assert_eq!(parse(&v4(17, 3, &[])), Err(ParseError::FragmentExtent));
     // Not a multiple of 8 though more follow.
     assert_eq!(parse(&v4(17, 0x2001, &[0; 9])), Err(ParseError::FragmentExtent));
     // Two Fragment headers.

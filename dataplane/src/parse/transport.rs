@@ -18,7 +18,7 @@ pub(super) fn parse(datagram: &Datagram<'_>) -> Result<Packet, ParseError> {
     if protocol == other_familys_icmp(src) {
         return Err(ParseError::IcmpFamily);
     }
-    let (transport, sport, dport) = if let Fragment::Later(_) = fragment {
+    let (transport, sport, dport) = if let Fragment::Later(..) = fragment {
         (Transport::Unseen, 0, 0)
     } else {
         match protocol {

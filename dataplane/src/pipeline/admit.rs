@@ -12,7 +12,7 @@ use weir_table::mem::Words;
 
 use super::View;
 use crate::endpoints::{Endpoint, Endpoints};
-use crate::parse::{self, FiveTuple, Fragment, FragmentId, Packet, ParseError, Transport};
+use crate::parse::{self, Extent, FiveTuple, Fragment, FragmentId, Packet, ParseError, Transport};
 use crate::shim::{Direction, SHIM_LEN, Shim, ShimFlags};
 
 /// A frame that goes no further.
@@ -23,11 +23,12 @@ pub(super) struct Refusal {
     pub reason: Reason,
 }
 
-/// The fragments of one packet, by what is the same in all of them.
+/// A fragment, and its datagram by what is the same in all of its fragments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FragmentOf {
     pub key: FlowKey,
     pub hash: FlowHash,
+    pub extent: Extent,
 }
 
 /// A packet that belongs to a flow, known or new.
@@ -157,8 +158,8 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
     }
 
     fn classify(&self, packet: &Packet) -> Result<Crossing, Reason> {
-        if let Fragment::Later(id) = packet.fragment {
-            return Ok(Crossing::LaterFragment(self.fragment_of(&packet.tuple, id)));
+        if let Fragment::Later(id, extent) = packet.fragment {
+            return Ok(Crossing::LaterFragment(self.fragment_of(&packet.tuple, id, extent)));
         }
         if is_group(packet.tuple.dst) {
             return self.group_packet(packet).map(Crossing::Group);
@@ -252,19 +253,24 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
 
     fn first_fragment_of(&self, packet: &Packet) -> Option<FragmentOf> {
         match packet.fragment {
-            Fragment::First(id) => Some(self.fragment_of(&packet.tuple, id)),
-            Fragment::No | Fragment::Later(_) => None,
+            Fragment::First(id, extent) => Some(self.fragment_of(&packet.tuple, id, extent)),
+            Fragment::No | Fragment::Later(..) => None,
         }
     }
 
     /// The identification takes the place of the ports, so that the flow table's keyed
     /// hash serves here as well. The two ends keep their order only up to direction,
     /// which the hook adds.
-    fn fragment_of(&self, tuple: &FiveTuple, FragmentId { id, next }: FragmentId) -> FragmentOf {
+    fn fragment_of(
+        &self,
+        tuple: &FiveTuple,
+        FragmentId { id, next }: FragmentId,
+        extent: Extent,
+    ) -> FragmentOf {
         let [a, b, c, d] = id.to_be_bytes();
         let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
         let (key, _) = FlowKey::new((tuple.src, high), (tuple.dst, low), next);
-        FragmentOf { key, hash: self.view.flows.hash(&key) }
+        FragmentOf { key, hash: self.view.flows.hash(&key), extent }
     }
 }
 

@@ -22,7 +22,7 @@
 //! | `conntrack.rs` | the flow: hit, stale, new, cut; ICMP errors |
 //! | `judge.rs` | which halves of the policy this node has to ask |
 //! | `offload.rs` | what the steering program is told: new flows, verdicts |
-//! | `fragments.rs` | fragments follow their first |
+//! | `fragments/` | fragments follow their first, whichever comes first |
 //!
 //! Invariants: a frame is accepted only by a verdict that covers its hook; whatever is
 //! not understood drops; a policy change takes effect at the next packet of every flow.
@@ -46,11 +46,11 @@ use crate::drops::{self, DropQueue, DropTap};
 use crate::endpoints::Endpoints;
 use crate::frame::Frame;
 use crate::io::BURST;
-use crate::shim::{Direction, Shim, ShimFlags};
+use crate::shim::{Direction, HEAD_LEN, Shim, ShimFlags};
 
 use admit::{Crossing, Refusal};
 use conntrack::Conntrack;
-use fragments::FragmentCache;
+use fragments::Fragments;
 
 /// Slots of the flow table that [`Pipeline::expire`] looks at in one call. At a hundred
 /// calls a second a worker passes over a million slots in a minute, which is finer than
@@ -80,7 +80,13 @@ enum Outcome {
         covers_both: bool,
     },
     Drop(Reason),
+    /// It waits for its first fragment.
+    Hold,
 }
+
+/// The largest frame that waits for its first fragment unless
+/// [`Pipeline::holding_frames_of`] says otherwise: a packet for an MTU of 1500 and its head.
+const HELD_FRAME: usize = HEAD_LEN + 1500;
 
 /// A packet on its way through the stages.
 #[derive(Debug)]
@@ -97,7 +103,7 @@ struct Job {
 pub struct Pipeline {
     worker: u32,
     jobs: Vec<Job>,
-    fragments: FragmentCache,
+    fragments: Fragments,
     expiry: ExpiryCursor,
     drops: DropTap,
 }
@@ -109,7 +115,7 @@ impl Pipeline {
         Self {
             worker: u32::try_from(worker).unwrap_or(u32::MAX),
             jobs: Vec::with_capacity(BURST),
-            fragments: FragmentCache::new(),
+            fragments: Fragments::new(HELD_FRAME),
             expiry: ExpiryCursor::new(worker, workers),
             drops: DropTap::new(drops::queue()),
         }
@@ -122,8 +128,17 @@ impl Pipeline {
         self
     }
 
+    /// Holds later fragments of up to `mtu` bytes until their first comes; larger ones that
+    /// overtake it are dropped.
+    #[must_use]
+    pub fn holding_frames_of(mut self, mtu: usize) -> Self {
+        self.fragments = Fragments::new(HEAD_LEN + mtu);
+        self
+    }
+
     /// Judges frames: those that may pass are rewritten and get `accept == true`, all
-    /// others are counted under their reason. `now_ns` is `CLOCK_MONOTONIC`, however
+    /// others are counted under their reason, or wait for their first fragment.
+    /// [`Pipeline::released`] must be sent next. `now_ns` is `CLOCK_MONOTONIC`, however
     /// coarse.
     pub fn process<B: AsRef<[u8]>, W: Words, C: Words>(
         &mut self,
@@ -136,12 +151,24 @@ impl Pipeline {
         self.drops.begin(now_ns);
         for burst in frames.chunks_mut(BURST) {
             self.admit(burst, view, counters);
-            self.decide(view, now, counters);
+            self.decide(burst, view, now, counters);
             self.answer(burst, counters);
         }
     }
 
-    /// Forgets some of the flows whose time is over; to be called a hundred times a
+    /// Frames of earlier bursts that may pass now, rewritten like accepted ones: to be sent
+    /// after the burst, in this order.
+    pub fn released(&self) -> impl Iterator<Item = &[u8]> {
+        self.fragments.released()
+    }
+
+    /// Makes room again after [`Pipeline::released`].
+    pub fn forget_released(&mut self) {
+        self.fragments.forget_released();
+    }
+
+    /// Forgets some of the flows whose time is over, and drops the fragments that have waited
+    /// too long; to be called a hundred times a
     /// second or so, also when there is no traffic.
     pub fn expire<B, W: Words, C: Words>(
         &mut self,
@@ -153,6 +180,11 @@ impl Pipeline {
         if expired > 0 {
             counters.add(Counter::FlowsExpired, expired as u64);
         }
+        self.drops.begin(now_ns);
+        let drops = &mut self.drops;
+        self.fragments.expire(Tick::from_nanos(now_ns), &mut |frame, reason| {
+            drops.dropped(frame, hook_of(frame), reason, counters);
+        });
     }
 
     /// First stage: what needs no flow and no policy.
@@ -183,25 +215,43 @@ impl Pipeline {
     /// Second stage: verdicts, in the order of the packets.
     fn decide<B: AsRef<[u8]>, W: Words, C: Words>(
         &mut self,
+        burst: &[Frame<'_>],
         view: &View<'_, B, W>,
         now: Tick,
         counters: &CounterBlock<C>,
     ) {
         let Some(classifier) = view.classifier else { return };
         let conntrack = Conntrack::new(classifier, view, counters, now);
+        let drops = &mut self.drops;
+        let mut last_word = |frame: &[u8], reason| {
+            drops.dropped(frame, hook_of(frame), reason, counters);
+        };
         for job in &mut self.jobs {
             let hook = (job.shim.ifindex, job.shim.direction);
+            // The stamps before the verdict: see Conntrack::stamps_of().
+            let first = job.crossing.first_fragment();
+            let first = first.map(|fragment| (fragment, conntrack.stamps_of(&fragment.key)));
             job.outcome = match &job.crossing {
                 Crossing::Flow(packet) => conntrack.follow(packet),
                 Crossing::Related(error) => conntrack.relate(error),
                 Crossing::Group(packet) => conntrack.deliver_to_group(packet),
                 Crossing::LaterFragment(fragment) => {
-                    self.fragments.recall(hook, fragment, |stamps| conntrack.holds(stamps), now)
+                    let frame = burst.get(job.frame).map_or(&[][..], |frame| &*frame.data);
+                    let holds = |stamps| conntrack.holds(stamps);
+                    self.fragments.later((hook, now), fragment, frame, holds, &mut last_word)
                 }
             };
-            if let Some(fragment) = job.crossing.first_fragment() {
-                let stamps = conntrack.stamps_of(&fragment.key);
-                self.fragments.remember(hook, &fragment, job.outcome, stamps, now);
+            if let Some((fragment, stamps)) = first {
+                let said = (job.outcome, stamps);
+                let rewrite = |frame: &mut [u8]| {
+                    if let Ok(shim) = Shim::of_punted(frame) {
+                        accept(&shim, said.0, frame, counters);
+                        counters.add(Counter::FragmentsReleased, 1);
+                    }
+                };
+                let fragments = &mut self.fragments;
+                job.outcome =
+                    fragments.first((hook, now), &fragment, said, rewrite, &mut last_word);
             }
         }
     }
@@ -209,27 +259,45 @@ impl Pipeline {
     /// Third stage: the head of what passes is rewritten for the way back.
     fn answer<C: Words>(&mut self, burst: &mut [Frame<'_>], counters: &CounterBlock<C>) {
         for job in &self.jobs {
-            let direction = policy_direction(job.shim.direction);
             // A job is made of a frame of this burst.
             let Some(frame) = burst.get_mut(job.frame) else { continue };
-            let covers_both = match job.outcome {
-                Outcome::Pass { covers_both } => covers_both,
-                Outcome::Drop(reason) => {
-                    self.drops.dropped(frame.data, direction, reason, counters);
-                    continue;
+            match job.outcome {
+                Outcome::Pass { .. } => {
+                    frame.accept = accept(&job.shim, job.outcome, frame.data, counters);
                 }
-            };
-            let flags = job.shim.flags.with(ShimFlags::COVERS_BOTH, covers_both);
-            frame.accept = Shim { flags, ..job.shim }.accept_in_place(frame.data).is_ok();
-            counters.add(
-                match direction {
-                    counters::Direction::Egress => Counter::PassedEgress,
-                    counters::Direction::Ingress => Counter::PassedIngress,
-                },
-                1,
-            );
+                Outcome::Drop(reason) => {
+                    let direction = policy_direction(job.shim.direction);
+                    self.drops.dropped(frame.data, direction, reason, counters);
+                }
+                Outcome::Hold => counters.add(Counter::FragmentsHeld, 1),
+            }
         }
     }
+}
+
+/// Rewrites the head of a frame that passes and counts it. False: it cannot be one.
+fn accept<C: Words>(
+    shim: &Shim,
+    outcome: Outcome,
+    frame: &mut [u8],
+    counters: &CounterBlock<C>,
+) -> bool {
+    let covers_both = outcome == Outcome::Pass { covers_both: true };
+    let flags = shim.flags.with(ShimFlags::COVERS_BOTH, covers_both);
+    counters.add(
+        match policy_direction(shim.direction) {
+            counters::Direction::Egress => Counter::PassedEgress,
+            counters::Direction::Ingress => Counter::PassedIngress,
+        },
+        1,
+    );
+    Shim { flags, ..*shim }.accept_in_place(frame).is_ok()
+}
+
+/// Which way a punted frame was going.
+fn hook_of(punted: &[u8]) -> counters::Direction {
+    Shim::of_punted(punted)
+        .map_or(counters::Direction::Egress, |shim| policy_direction(shim.direction))
 }
 
 /// A hook's direction in the words of a policy.

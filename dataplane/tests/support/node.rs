@@ -9,7 +9,7 @@ use weir_table::counters::Reason;
 
 use super::{HeapClassifier, Matrix, ONE, TWO, Tables, Tally, frames};
 
-use Did::{Drop, Pass, PassBoth};
+use Did::{Drop, Held, Pass, PassBoth};
 
 /// A node with everything that a worker would have.
 pub struct Node {
@@ -30,6 +30,8 @@ pub enum Did {
     /// Passed, and the second hook need not ask.
     PassBoth,
     Drop(Reason),
+    /// Waits for its first fragment.
+    Held,
 }
 
 impl Node {
@@ -69,8 +71,19 @@ impl Node {
             return if shim.flags.contains(ShimFlags::COVERS_BOTH) { PassBoth } else { Pass };
         }
         let after = self.tally.drops();
-        let (reason, _) = after.iter().find(|entry| !before.contains(entry)).unwrap();
-        Drop(*reason)
+        after.iter().find(|entry| !before.contains(entry)).map_or(Held, |&(reason, _)| Drop(reason))
+    }
+
+    /// Ethernet frames that waited and may pass now, in the order in which they are sent.
+    pub fn released(&mut self) -> Vec<Vec<u8>> {
+        let plain = |frame: &[u8]| {
+            let mut plain = Vec::new();
+            Shim::strip_accepted(frame, &mut plain).unwrap();
+            plain
+        };
+        let released = self.pipeline.released().map(plain).collect();
+        self.pipeline.forget_released();
+        released
     }
 
     pub fn burst(&mut self, frames: &mut [Frame<'_>]) -> Vec<bool> {

@@ -67,7 +67,8 @@ named! {
         Quarantined = "quarantined",
         /// The headers contradict themselves or the frame's length.
         Malformed = "malformed",
-        /// A fragment whose first fragment is not known.
+        /// A fragment whose first fragment did not come in time or is not known any more, or
+        /// for which there was no room to wait.
         Fragment = "fragment",
         /// Neither IPv4 nor IPv6.
         UnsupportedL3 = "unsupported_l3",
@@ -85,6 +86,8 @@ named! {
         NoTable = "no_table",
         /// The punted frame did not carry a valid shim.
         BadShim = "bad_shim",
+        /// A fragment that overlaps or repeats another, and what came of its datagram after.
+        FragmentOverlap = "fragment_overlap",
     }
 }
 
@@ -154,5 +157,9 @@ named! {
         DropsTold = "drops_told",
         /// Dropped packets that were not: beyond their reason's budget, or nobody took them.
         DropsLeftOut = "drops_left_out",
+        /// Fragments that had to wait for their first.
+        FragmentsHeld = "fragments_held",
+        /// Of those, the ones that went on after it.
+        FragmentsReleased = "fragments_released",
     }
 }
