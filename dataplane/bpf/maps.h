@@ -76,6 +76,19 @@ struct {
 	__type(value, __u32);
 } weir_node_addrs SEC(".maps");
 
+/* The pods' hardware addresses, by device. An array, since a hash costs the fast path five
+ * times as much. */
+struct mac_set {
+	__u64 way[WEIR_MAC_WAYS];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, WEIR_MAC_SETS);
+	__type(key, __u32);
+	__type(value, struct mac_set);
+} weir_macs SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, WEIR_STEER_COUNT);

@@ -21,6 +21,7 @@
  *   order.h  what keeps packets in order when a flow changes over
  *   drops.h  what becomes of a drop: counted, and told to the daemon
  *   punt.h   the way to the workers: which, whether, how many
+ *   link.h   hardware addresses
  *   parse.h  all other packets: kinds, the neighbour protocols
  *   maps.h   maps, counters
  *   weir.h   what the daemon has to know as well
@@ -39,6 +40,7 @@
  */
 #include "drops.h"
 #include "punt.h"
+#include "link.h"
 
 /* No verdict of this hook: the packet goes to a worker. */
 #define PUNT 0x7fff
@@ -363,9 +365,13 @@ static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 		if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value)
 			return settle(skb, steer_decided(skb, direction), direction);
 	}
-	if (skb->protocol == bpf_htons(ETH_P_IPV6) ? is_hit6(skb, direction) :
-						     is_hit4(skb, direction))
-		return pass(WEIR_STEER_HIT);
+	if (direction == WEIR_TO_POD || has_own_mac(skb)) {
+		if (skb->protocol == bpf_htons(ETH_P_IPV6) ? is_hit6(skb, direction) :
+							     is_hit4(skb, direction))
+			return pass(WEIR_STEER_HIT);
+	}
+	if (direction == WEIR_FROM_POD && !link_is_honest(skb))
+		return settle(skb, drop(WEIR_STEER_DROP_MAC), direction);
 	return settle(skb, steer_undecided(skb, direction), direction);
 }
 

@@ -15,7 +15,7 @@
 
 /* Raised whenever anything in this file changes its layout or meaning. A
  * daemon never adopts pinned maps that carry another number. */
-#define WEIR_ABI_VERSION 3
+#define WEIR_ABI_VERSION 4
 
 /* Most workers (queues of the punt pair) that a node can have. */
 #define WEIR_MAX_WORKERS 64
@@ -120,6 +120,13 @@ struct weir_shim {
 /* Cells of weir_stamps, a power of two; a cell is next 63..32 | current 31..0. */
 #define WEIR_STAMP_SLOTS 262144
 
+/* Sets of weir_macs, a power of two, and the bits of its index: a device's set is that of the
+ * lower bits of its ifindex, and a word of it hardware address 47..0 | upper bits of the
+ * ifindex, plus one, 63..48; 0 is nothing. */
+#define WEIR_MAC_SETS 32768
+#define WEIR_MAC_INDEX_BITS 15
+#define WEIR_MAC_WAYS 2
+
 /* Entries of the verdict cache, powers of two. */
 #define WEIR_VERDICTS4 32768
 #define WEIR_VERDICTS6 8192
@@ -194,6 +201,7 @@ enum weir_steering_counter {
 	WEIR_STEER_DROP_PUNT_RATE,  /* the device asked for more punts than its share */
 	WEIR_STEER_DROP_L2,         /* tagged, LLC/SNAP or unknown EtherType */
 	WEIR_STEER_DROP_ND,         /* ARP or ND for another's address, RA, redirect */
+	WEIR_STEER_DROP_MAC,        /* from a pod, under a hardware address that is not its own */
 	WEIR_STEER_DROP_TRUNCATED,  /* too short for its headers */
 	WEIR_STEER_DROP_NO_WORKER,  /* failed closed */
 	WEIR_STEER_PASS_NO_WORKER,  /* failed open */

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use crate::netlink::{Link, LinkAddress, Netlink};
 use crate::netns::NetNs;
+use crate::steer::macs::Mac;
 
 /// A pod's interface, as found on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Binding {
     pub device: String,
     /// MTU of the host-side device, in bytes.
     pub mtu: u32,
+    /// The hardware address of the pod's side.
+    pub mac: Option<Mac>,
     /// The pod's global addresses on that interface.
     pub addresses: Vec<IpAddr>,
     /// Name of the namespace file.
@@ -49,6 +52,8 @@ pub struct Scan {
     pub bindings: Vec<Binding>,
     /// Indexes of all devices of the node: one that is not here is gone for good.
     pub devices: HashSet<u32>,
+    /// Hardware addresses of the node's own devices.
+    pub node_macs: HashSet<Mac>,
     /// Names of namespaces that could not be read this time.
     pub unreadable: HashSet<String>,
     /// The node's own addresses, link-local ones included, loopback ones not.
@@ -91,6 +96,7 @@ impl Discovery {
                 .map(|a| a.address)
                 .collect(),
             devices: host.keys().copied().collect(),
+            node_macs: host.values().filter_map(|l| l.mac).collect(),
             ..Scan::default()
         };
         for (name, path) in namespace_files(&self.dir) {
@@ -168,6 +174,7 @@ fn match_ends(
                 ifindex: near.index,
                 device: near.name.clone(),
                 mtu: near.mtu,
+                mac: l.mac,
                 addresses: addresses
                     .iter()
                     .filter(|a| a.index == l.index && a.global)
@@ -184,9 +191,11 @@ fn match_ends(
 mod tests {
     use super::*;
 
+    const MAC: Option<Mac> = Some([2, 0, 0, 0, 0, 1]);
+
     fn veth(index: u32, peer: u32, peer_netns: Option<i32>) -> Link {
         let name = format!("veth{index}");
-        Link { index, name, mtu: 1500, veth: true, peer: Some(peer), peer_netns }
+        Link { index, name, mtu: 1500, mac: MAC, veth: true, peer: Some(peer), peer_netns }
     }
 
     fn address(index: u32, text: &str, global: bool) -> LinkAddress {
@@ -205,7 +214,7 @@ mod tests {
             [address(2, "10.0.0.5", true), address(2, "fe80::5", false), address(1, "::1", false)];
         let found = match_ends(&host, Some(3), &pod, &addresses, "cni-1");
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].ifindex, 7);
+        assert_eq!((found[0].ifindex, found[0].mac), (7, MAC));
         assert_eq!(found[0].addresses, ["10.0.0.5".parse::<IpAddr>().unwrap()]);
     }
 

@@ -27,6 +27,8 @@ pub struct Link {
     pub name: String,
     /// Its MTU in bytes.
     pub mtu: u32,
+    /// Its hardware address, if it has one of the Ethernet kind.
+    pub mac: Option<[u8; 6]>,
     /// True for a veth.
     pub veth: bool,
     /// Index of the veth's other end, in the other end's namespace.
@@ -245,6 +247,7 @@ fn link_of(message: &LinkMessage) -> Link {
         index: message.header.index,
         name: String::new(),
         mtu: 0,
+        mac: None,
         veth: false,
         peer: None,
         peer_netns: None,
@@ -253,6 +256,7 @@ fn link_of(message: &LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::Link(peer) => link.peer = Some(*peer),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
             LinkAttribute::LinkInfo(infos) => {

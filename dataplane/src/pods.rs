@@ -7,11 +7,14 @@
 //!   at once, and drops everything until its addresses are known to the policy table.
 //! - An address belongs to the interface that had it first, for as long as it has it. A
 //!   pod that takes the address of another pod of this node is quarantined and named.
+//! - A frame of a pod carries the hardware address of the pod's own interface. A pod that
+//!   changes it is believed, with a warning, unless another pod or the node has it: then its
+//!   frames under it are dropped. One whose address is not known is not checked.
 //! - Hooks leave a device only when the device is gone from the node. A pod that hides
 //!   its interface, or a namespace that cannot be read, keeps them: what a worker does
 //!   not know, it drops.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -19,6 +22,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use weir_table::addr::Address;
+use weir_table::mem::SharedWords;
 
 use crate::discover::{Binding, Scan};
 use crate::endpoints::{Endpoint, EndpointsBuilder};
@@ -26,6 +30,7 @@ use crate::node::Node;
 use crate::state;
 use crate::steer::abi::Config;
 use crate::steer::attach::{AttachMode, Hook};
+use crate::steer::macs::{Mac, Macs};
 use crate::steer::{SteerError, Steering};
 
 /// One pod interface, as `weir status` shows it (`endpoints.json`).
@@ -58,6 +63,10 @@ pub struct Pods {
     bindings: Vec<Binding>,
     node_addresses: Vec<IpAddr>,
     holders: HashMap<IpAddr, u32>,
+    /// The hooks' map of hardware addresses; `None` if it is not to be had.
+    macs: Option<Macs<SharedWords>>,
+    /// The hardware address of each pod interface.
+    mac_of: BTreeMap<u32, Mac>,
     attached: HashSet<u32>,
     /// Some namespace could not be read by the last scan.
     unreadable: bool,
@@ -75,7 +84,13 @@ impl Pods {
         run_dir: &Path,
         max_mtu: u32,
     ) -> Self {
+        let macs = steering.macs();
+        if let Err(error) = &macs {
+            tracing::error!(%error, "pods' hardware addresses are not checked");
+        }
         Self {
+            macs: macs.ok(),
+            mac_of: BTreeMap::new(),
             steering,
             config,
             node,
@@ -120,6 +135,7 @@ impl Pods {
         if scan.bindings != self.bindings {
             self.tell_of_changes(&scan);
             self.bindings = scan.bindings;
+            self.tell_macs(&scan.node_macs);
             self.claim();
             self.tell_workers()?;
         }
@@ -183,6 +199,17 @@ impl Pods {
         self.bindings.iter().any(|b| b.addresses.is_empty())
             || self.unreadable
             || (self.enforcing && !self.bindings.iter().all(|b| self.attached.contains(&b.ifindex)))
+    }
+
+    /// Renews which interface has which hardware address, here and for the hooks.
+    fn tell_macs(&mut self, of_the_node: &HashSet<Mac>) {
+        self.mac_of = renewed(&self.mac_of, &self.bindings, of_the_node);
+        let Some(macs) = &self.macs else { return };
+        let unchecked = macs.replace(&self.mac_of);
+        if !unchecked.is_empty() {
+            tracing::warn!(ifindexes = ?unchecked, "no room for these pods' hardware addresses: \
+                they are not checked, and every packet takes the long way through its hook");
+        }
     }
 
     /// Renews who holds which address: whoever lost one frees it, whoever has one that
@@ -291,6 +318,45 @@ impl Pods {
     }
 }
 
+/// The hardware address of each interface after a scan. What an interface has when it is
+/// first seen comes from its CNI plugin and is believed; so is a change, unless the address is
+/// another pod's or the node's.
+fn renewed(
+    before: &BTreeMap<u32, Mac>,
+    bindings: &[Binding],
+    of_the_node: &HashSet<Mac>,
+) -> BTreeMap<u32, Mac> {
+    let mut after: BTreeMap<u32, Mac> = BTreeMap::new();
+    for binding in bindings {
+        let known = before.get(&binding.ifindex).copied();
+        let Some(mac) = binding.mac.or(known) else { continue };
+        let of_another = || {
+            let has_it = |(&ifindex, &m): (&u32, &Mac)| ifindex != binding.ifindex && m == mac;
+            of_the_node.contains(&mac) || before.iter().chain(&after).any(has_it)
+        };
+        let believed = match known {
+            Some(known) if known != mac && of_another() => {
+                tracing::error!(
+                    device = binding.device, netns = binding.netns, mac = ?mac,
+                    "this pod has taken a hardware address that another pod or the node has; \
+                     its frames under it are dropped"
+                );
+                known
+            }
+            Some(known) if known != mac => {
+                tracing::warn!(
+                    device = binding.device, netns = binding.netns, was = ?known, now = ?mac,
+                    "this pod has changed its hardware address"
+                );
+                mac
+            }
+            Some(_) | None => mac,
+        };
+        after.insert(binding.ifindex, believed);
+    }
+    after
+}
+
 /// The part of an [`EndpointRecord`] that says who holds which address.
 #[derive(Deserialize)]
 struct Held {
@@ -314,6 +380,36 @@ fn holders_before(run_dir: &Path) -> HashMap<IpAddr, u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn interface(ifindex: u32, last: u8) -> Binding {
+        Binding {
+            ifindex,
+            device: format!("veth{ifindex}"),
+            mtu: 1500,
+            mac: Some([2, 0, 0, 0, 0, last]),
+            addresses: Vec::new(),
+            netns: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_changed_hardware_address_is_believed_unless_it_is_anothers() {
+        let node = HashSet::from([[2, 0, 0, 0, 0, 99]]);
+        let last_of =
+            |known: &BTreeMap<u32, Mac>| -> Vec<u8> { known.values().map(|mac| mac[5]).collect() };
+        let first = renewed(&BTreeMap::new(), &[interface(3, 13), interface(7, 17)], &node);
+        assert_eq!(last_of(&first), [13, 17]);
+        for (taken, believed) in [(18, 18), (13, 17), (99, 17), (17, 17)] {
+            let next = renewed(&first, &[interface(3, 13), interface(7, taken)], &node);
+            assert_eq!(last_of(&next), [13, believed], "{taken}");
+        }
+        // Not even if its owner changes as well, in the same scan.
+        let next = renewed(&first, &[interface(3, 14), interface(7, 13)], &node);
+        assert_eq!(last_of(&next), [14, 17]);
+        // One that cannot be read stays as it was; one that is gone is forgotten.
+        let unread = Binding { mac: None, ..interface(7, 0) };
+        assert_eq!(last_of(&renewed(&first, &[unread], &node)), [17]);
+    }
 
     #[test]
     fn holders_survive_a_restart_and_claimants_do_not_become_holders() {

@@ -169,8 +169,7 @@ fn an_identification_may_be_used_again() {
 fn overlaps_are_dropped_and_poison_their_datagram() {
     for six in [false, true] {
         let whole = datagram(80, 8);
-        let mut id = 100;
-        for (what, ranges) in [
+        let cases = [
             ("a repeated fragment", &[(0, 48), (48, 96), (48, 96)][..]),
             ("a repeated first", &[(0, 48), (0, 48)]),
             ("teardrop: within the one before", &[(0, 48), (24, 40)]),
@@ -180,9 +179,9 @@ fn overlaps_are_dropped_and_poison_their_datagram() {
             ("onto the header", &[(0, 24), (8, 32)]),
             ("before the first came", &[(48, 96), (40, 56)]),
             ("the first over a later one", &[(24, 96), (0, 48)]),
-        ] {
+        ];
+        for (id, (what, ranges)) in (100..).zip(cases) {
             let mut node = Node::new(Matrix::OPEN);
-            id += 1;
             let part = |range, last| fragment(ends(six), (UDP, id), &whole, range, last);
             let (bad, good) = ranges.split_last().unwrap();
             for &range in good {

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!  /sys/fs/bpf/weir/
-//!    weir_config  weir_steering  weir_*_addrs        what the hooks read and count
-//!    weir_counters  weir_flows*  weir_verdicts*      what the workers write
-//!    weir_stamps                                     what the admin side writes
-//!    links/<ifindex>_<direction>                     the tcx links on pods' veths
+//!    weir_config  weir_steering  weir_*_addrs  weir_macs    what the hooks read and count
+//!    weir_counters  weir_flows*  weir_verdicts*            what the workers write
+//!    weir_stamps                                           what the admin side writes
+//!    links/<ifindex>_<direction>                           the tcx links on pods' veths
 //! ```
 //!
 //! Everything a hook needs is pinned, so a daemon that dies leaves enforcement
@@ -16,6 +16,7 @@
 pub mod abi;
 pub mod attach;
 mod deliver;
+pub mod macs;
 
 use std::collections::HashSet;
 use std::io;
@@ -32,6 +33,7 @@ use weir_table::stamps::STAMP_SLOTS;
 
 use crate::punt::Backend;
 use abi::{CONFIG_WORDS, Config};
+use macs::{MAC_WORDS, Macs};
 
 use crate::drops::HookDrops;
 
@@ -43,11 +45,12 @@ static TAP_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer_tap.bpf.o"));
 
 /// Maps that outlive the daemon; the one by which they are known comes first.
-const PINNED: [&str; 10] = [
+const PINNED: [&str; 11] = [
     "weir_config",
     "weir_steering",
     "weir_node_addrs",
     "weir_pod_addrs",
+    "weir_macs",
     "weir_counters",
     "weir_flows4",
     "weir_flows6",
@@ -228,6 +231,14 @@ impl Steering {
             return Err(SteerError::Missing(name));
         };
         Ok(SharedWords::map(data.fd().as_fd(), words, Access::ReadWrite, name)?)
+    }
+
+    /// The pods' hardware addresses, shared with the hooks.
+    ///
+    /// # Errors
+    /// [`SteerError::Memory`] when the kernel refuses the mapping.
+    pub fn macs(&self) -> Result<Macs<SharedWords>, SteerError> {
+        Ok(Macs::new(self.words("weir_macs", MAC_WORDS)?))
     }
 
     /// Makes the node-address map hold exactly `addresses`.
