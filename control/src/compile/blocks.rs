@@ -24,8 +24,10 @@ pub(super) struct Blocks {
     prefixes: FxHashMap<IpNet, u32>,
     /// Prefix lengths in use, longest first: IPv4, IPv6.
     lengths: [Vec<u8>; 2],
-    /// For each CIDR class the blocks that match its addresses, ascending.
-    matching: Vec<Vec<u32>>,
+    /// How many CIDR classes there are.
+    classes: usize,
+    /// For each block the CIDR classes whose addresses it matches, ascending.
+    matched: Vec<Vec<u32>>,
 }
 
 impl Blocks {
@@ -49,7 +51,7 @@ impl Blocks {
             prefixes.extend(except);
         }
         let mut classes: FxHashMap<Vec<u32>, u32> = FxHashMap::default();
-        let mut matching: Vec<Vec<u32>> = Vec::new();
+        let mut matched: Vec<Vec<u32>> = vec![Vec::new(); blocks.len()];
         let mut table = FxHashMap::default();
         let mut lengths = [BTreeSet::new(), BTreeSet::new()];
         let mut by_cidr: FxHashMap<IpNet, Vec<(u32, &[IpNet])>> = FxHashMap::default();
@@ -66,21 +68,22 @@ impl Blocks {
                 .map(|(number, _)| *number)
                 .collect();
             key.sort_unstable();
+            let next = count(classes.len());
             let class = *classes.entry(key).or_insert_with_key(|key| {
-                matching.push(key.clone());
-                count(matching.len() - 1)
+                key.iter().for_each(|block| matched[*block as usize].push(next));
+                next
             });
             table.insert(prefix, class);
             lengths[family(&prefix.addr())].insert(prefix.prefix_len());
         }
         let lengths = lengths.map(|set| set.into_iter().rev().collect());
         let numbers = blocks.into_iter().zip(0u32..).collect();
-        Self { numbers, prefixes: table, lengths, matching }
+        Self { numbers, prefixes: table, lengths, classes: classes.len(), matched }
     }
 
     /// How many CIDR classes there are.
     pub(super) fn len(&self) -> usize {
-        self.matching.len()
+        self.classes
     }
 
     /// The CIDR class of an address.
@@ -101,9 +104,9 @@ impl Blocks {
         self.numbers.get(block).copied()
     }
 
-    /// Whether a block matches the addresses of a CIDR class.
-    pub(super) fn matches(&self, block: u32, class: u32) -> bool {
-        self.matching[class as usize].binary_search(&block).is_ok()
+    /// The CIDR classes whose addresses a block matches.
+    pub(super) fn matched_by(&self, block: u32) -> &[u32] {
+        &self.matched[block as usize]
     }
 
     /// Every prefix and its CIDR class, in the order of the prefixes.

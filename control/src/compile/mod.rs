@@ -90,6 +90,8 @@ struct Compiler<'a> {
     /// Sets of peers already resolved: (namespace or selector over namespaces, pod selector).
     pods: FxHashMap<(Scope, Matcher), u32>,
     blocks: FxHashMap<u32, u32>,
+    /// The classes of each CIDR class.
+    by_cidr_class: Vec<Vec<usize>>,
     everyone: u32,
     named: FxHashMap<(u32, Protocol), Vec<(u16, u32)>>,
     policies: Vec<PolicyInfo>,
@@ -112,7 +114,9 @@ impl<'a> Compiler<'a> {
         let mut sets = Sets::new(bound);
         let everyone = sets.add(sets.everyone().clone());
         let mut named: FxHashMap<(u32, Protocol), FxHashMap<u16, ClassSet>> = FxHashMap::default();
+        let mut by_cidr_class = vec![Vec::new(); vocabulary.blocks.len()];
         for (class, key) in vocabulary.keys.iter().enumerate() {
+            by_cidr_class[key.cidr_class as usize].push(class);
             let Who::Pod(pod) = &key.who else { continue };
             for port in &pod.ports {
                 named
@@ -136,6 +140,7 @@ impl<'a> Compiler<'a> {
             sets,
             pods: FxHashMap::default(),
             blocks: FxHashMap::default(),
+            by_cidr_class,
             everyone,
             named,
             policies: Vec::new(),
@@ -202,7 +207,13 @@ impl<'a> Compiler<'a> {
                 if let Some(&set) = self.blocks.get(&block) {
                     return set;
                 }
-                let set = self.collect(|key| words.blocks.matches(block, key.cidr_class));
+                let mut matched = ClassSet::empty(self.bound);
+                for cidr_class in words.blocks.matched_by(block) {
+                    for class in &self.by_cidr_class[*cidr_class as usize] {
+                        matched.insert(*class);
+                    }
+                }
+                let set = self.sets.add(matched);
                 self.blocks.insert(block, set);
                 set
             }

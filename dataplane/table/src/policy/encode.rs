@@ -5,6 +5,8 @@
 //! needs; a row of one verdict needs none. So a cluster of ten thousand classes
 //! costs about a kilobyte a row, and a lookup stays one load, shift and mask.
 
+use std::collections::hash_map::Entry;
+
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -159,7 +161,9 @@ fn encode_classes(image: &PolicyImage, out: &mut Sections) -> Result<(), EncodeE
 /// Packs the rows; gives the stored row of each row of the image.
 fn encode_rows(image: &PolicyImage, out: &mut Sections) -> Result<Vec<u32>, EncodeError> {
     let rules = u32::try_from(image.rules.len()).unwrap_or(u32::MAX);
-    let mut stored: FxHashMap<&[Verdict], u32> = FxHashMap::default();
+    // With all the room at once: to grow is to hash every long row again.
+    let mut stored: FxHashMap<&[Verdict], u32> =
+        FxHashMap::with_capacity_and_hasher(image.rows.len(), Default::default());
     let mut palettes: FxHashMap<Vec<Verdict>, u32> = FxHashMap::default();
     let mut map = Vec::with_capacity(image.rows.len());
     for (number, row) in image.rows.iter().enumerate() {
@@ -170,10 +174,13 @@ fn encode_rows(image: &PolicyImage, out: &mut Sections) -> Result<Vec<u32>, Enco
                 classes: image.classes.len(),
             });
         }
-        if let Some(&same) = stored.get(&row[..]) {
-            map.push(same);
-            continue;
-        }
+        let slot = match stored.entry(&row[..]) {
+            Entry::Occupied(same) => {
+                map.push(*same.get());
+                continue;
+            }
+            Entry::Vacant(slot) => slot,
+        };
         let (palette, indices) = palette_of(row);
         if let Some(&verdict) = palette.iter().find(|v| !v.is_valid(rules)) {
             let rules = image.rules.len();
@@ -200,7 +207,7 @@ fn encode_rows(image: &PolicyImage, out: &mut Sections) -> Result<Vec<u32>, Enco
         out.u32s(Section::Indices, &pack(&indices, bits));
         let this = index("rows", out.count(Section::Rows))?;
         out.u32s(Section::Rows, &[bits, first_entry, entries, first_word]);
-        stored.insert(row, this);
+        slot.insert(this);
         map.push(this);
     }
     Ok(map)
