@@ -22,6 +22,7 @@
 //! | [`vectors`] | cases of a public suite with real packets, TCP, UDP and SCTP |
 //! | [`tap`] | jumbo frames and uncut bulk by a TAP device |
 //! | [`layer2`] | what a pod may not send on its link; groups; fragments in any order |
+//! | [`fragments`] | datagrams larger than the MTU, between real stacks |
 //! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
 //! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
 #![forbid(unsafe_code)]
@@ -32,6 +33,7 @@ mod changes;
 mod crash;
 mod drops;
 mod faults;
+mod fragments;
 mod lab;
 mod layer2;
 mod lifecycle;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use etherparse::PacketBuilder;
 use weir_table::Address;
 
-use crate::support::frames;
+use crate::support::{self, ONE, TWO, frames};
 
 const UDP_LITE: u8 = 136;
 
@@ -110,6 +110,29 @@ pub fn plain(dice: &mut Dice) -> Vec<u8> {
         out.resize(60, 0);
     }
     out
+}
+
+/// Gives a frame the addresses of pods ONE and TWO of the node, and few ports.
+pub fn move_in(dice: &mut Dice, frame: &mut [u8]) {
+    let six = match frame[12..14] {
+        [0x08, 0x00] => false,
+        [0x86, 0xdd] => true,
+        _ => return,
+    };
+    let ends = if dice.below(2) == 0 { [ONE, TWO] } else { [TWO, ONE] };
+    let at = if six { 22 } else { 26 };
+    for (n, end) in ends.into_iter().enumerate() {
+        match support::address(end, six).to_ip() {
+            IpAddr::V4(ip) => frame[at + n * 4..at + n * 4 + 4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => frame[at + n * 16..at + n * 16 + 16].copy_from_slice(&ip.octets()),
+        }
+    }
+    let l4 = if six { 54 } else { 34 };
+    for port in [l4, l4 + 2] {
+        if let Some(port) = frame.get_mut(port..port + 2) {
+            port.copy_from_slice(&(80 + dice.below(4) as u16).to_be_bytes());
+        }
+    }
 }
 
 fn is_v4(frame: &[u8]) -> bool {

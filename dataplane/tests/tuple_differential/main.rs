@@ -1,39 +1,40 @@
-//! The fast path's parser (`bpf/tuple.h`) held against the worker's (`src/parse`).
+//! The fast path's parser (`bpf/tuple.h`) held against the worker's (`src/parse`), and the
+//! hooks' whole program against the pipeline.
 //!
-//! Thousands of frames, plain, odd and broken, go through both. The rules:
+//! Thousands of frames, plain, odd, captured and broken, go through both. The rules:
 //! - whatever is plain the fast path reads; else it would be off without anybody noticing;
 //! - what both read they read alike: same key, same hash, same sender, same TCP flags;
 //! - fragments, ICMP errors, options, extension headers and VLAN tags it leaves alone;
 //! - what the worker refuses the fast path does not read either.
 //!
+//! - where etherparse reads a packet that the worker's parser takes, it reads the same;
+//! - what a hook passes alone, the pipeline passes; what the parser refuses, nobody passes;
+//!   each frame is counted once.
+//!
 //! Needs root. Without it the tests say "skipped: needs root" and pass, unless
 //! `WEIR_REQUIRE_E2E=1`. The kernel runs the parser on the spot (BPF_PROG_TEST_RUN), on real
-//! socket buffers; it makes none in several pieces, and none shorter than an IP header. More frames with
-//! `WEIR_TUPLE_FRAMES`, others with `WEIR_TUPLE_SEED`.
+//! socket buffers; it makes none in several pieces, and none shorter than an IP header.
+//!
+//! Others with `WEIR_TUPLE_SEED`, more with `WEIR_TUPLE_FRAMES` and, for all of it together,
+//! `WEIR_MUTATIONS` (10,000,000 take three minutes).
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod kernel;
 mod made;
+mod node;
+#[path = "../support/reference.rs"]
+mod reference;
 #[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use aya::maps::Map;
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
-use aya::{Ebpf, EbpfLoader};
+use kernel::Kernel;
 use made::Dice;
-use weir_dataplane::parse::{Fragment, Packet, Transport, parse};
-use weir_dataplane::steer::Sizes;
-use weir_dataplane::steer::abi::{self, CONFIG_WORDS, Config, Fixed, Mark};
-use weir_table::Address;
-use weir_table::flow::{FlowKey, HashKey, Side};
-use weir_table::mem::{Access, SharedWords, Words};
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tuple_test.bpf.o"));
+use node::{Did, Node};
+use reference::reference;
+use weir_dataplane::parse::{Transport, parse};
 
 /// False: cannot run here, and that is acceptable.
 fn can_run() -> bool {
@@ -44,145 +45,6 @@ fn can_run() -> bool {
         eprintln!("skipped: needs root");
     }
     root
-}
-
-/// What read_tuple() said: `struct reading` of tuple_test.bpf.c.
-#[derive(Debug, PartialEq, Eq)]
-struct Reading {
-    from_hi: bool,
-    protocol: u8,
-    tcp_flags: u8,
-    hash: u64,
-    verdict_hash: u64,
-    key: [u64; 5],
-    verdict_key: [u64; 5],
-}
-
-const READING_WORDS: usize = 16;
-
-/// The keyed hash as table/src/flow/key.rs describes it, for what is no flow's key.
-fn hash_of(secret: &abi::HashKeyWords, words: &[u64]) -> u64 {
-    let mut h = secret[0];
-    for (i, word) in words.iter().enumerate() {
-        h = h.wrapping_add(secret[1 + 2 * i].wrapping_mul(word & 0xffff_ffff));
-        h = h.wrapping_add(secret[2 + 2 * i].wrapping_mul(word >> 32));
-    }
-    h = (h ^ h >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    h ^ h >> 32
-}
-
-struct Kernel {
-    ebpf: Ebpf,
-    reading: SharedWords,
-    secret: abi::HashKeyWords,
-}
-
-impl Kernel {
-    fn new() -> Self {
-        let mut ebpf = EbpfLoader::new().load(OBJECT).unwrap();
-        for (_, program) in ebpf.programs_mut() {
-            let program: &mut SchedClassifier = program.try_into().unwrap();
-            program.load().unwrap();
-        }
-        let words = |name, words| {
-            let Some(Map::Array(data)) = ebpf.map(name) else { panic!("no map {name}") };
-            SharedWords::map(data.fd().as_fd(), words, Access::ReadWrite, "test map").unwrap()
-        };
-        let secret: abi::HashKeyWords =
-            std::array::from_fn(|i| (i as u64 + 3).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let fixed = Fixed {
-            mark: Mark::DEFAULT,
-            fail_open: false,
-            heartbeat_timeout: Duration::from_secs(2),
-            offload: true,
-            punt_limit: None,
-            flows: Sizes { flows4: 1024, flows6: 1024 },
-        };
-        Config::new(words("weir_config", CONFIG_WORDS as usize)).init(secret, &fixed);
-        let reading = words("weir_reading", READING_WORDS);
-        Self { ebpf, reading, secret }
-    }
-
-    fn run(&self, program: &str, frame: &[u8]) -> Option<Reading> {
-        let program: &SchedClassifier = self.ebpf.program(program).unwrap().try_into().unwrap();
-        let options = TestRunOptions { data_in: Some(frame), ..Default::default() };
-        let result = program.test_run(options).unwrap();
-        assert_eq!(result.return_value, u32::MAX, "TC_ACT_UNSPEC");
-        let words: [u64; READING_WORDS] =
-            std::array::from_fn(|i| self.reading.words()[i].load(Ordering::Relaxed));
-        let [family, from_hi, protocol, tcp_flags, hash, verdict_hash, rest @ ..] = words;
-        (family != 0).then(|| Reading {
-            from_hi: from_hi != 0,
-            protocol: protocol as u8,
-            tcp_flags: tcp_flags as u8,
-            hash,
-            verdict_hash,
-            key: std::array::from_fn(|i| rest[i]),
-            verdict_key: std::array::from_fn(|i| rest[5 + i]),
-        })
-    }
-
-    fn read(&self, frame: &[u8]) -> Option<Reading> {
-        self.run("tuple_read", frame)
-    }
-
-    /// What read_tuple() has to say of a packet, by the words of table/src/flow/layout.rs.
-    fn expected(&self, packet: &Packet) -> Reading {
-        let t = &packet.tuple;
-        let (key, sender) = FlowKey::new((t.src, t.sport), (t.dst, t.dport), t.protocol);
-        let words = |a: Address, b: Address, ports: u64| {
-            let mut words = [0; 5];
-            match (a.v4_bits(), b.v4_bits()) {
-                (Some(a), Some(b)) => {
-                    words[..2].copy_from_slice(&[u64::from(a) | u64::from(b) << 32, ports]);
-                }
-                _ => {
-                    let ((a, b), (c, d)) = (a.to_words(), b.to_words());
-                    words = [a, b, c, d, ports];
-                }
-            }
-            words
-        };
-        let (lo, hi) = (key.end(Side::Lo), key.end(Side::Hi));
-        let protocol = u64::from(t.protocol) << 32;
-        let echo = packet.transport == Transport::IcmpEcho;
-        let dport = if echo { 0 } else { u64::from(t.dport) };
-        let tcp_flags = if let Transport::Tcp(flags) = packet.transport { flags.0 } else { 0 };
-        let verdict_key = words(t.src, t.dst, dport << 16 | protocol);
-        let used = if t.src.is_v4() { 2 } else { 5 };
-        Reading {
-            from_hi: sender == Side::Hi,
-            protocol: t.protocol,
-            tcp_flags,
-            hash: HashKey::from_words(self.secret).hash(&key).bits(),
-            verdict_hash: hash_of(&self.secret, &verdict_key[..used]),
-            key: words(lo.0, hi.0, u64::from(lo.1) | u64::from(hi.1) << 16 | protocol),
-            verdict_key,
-        }
-    }
-
-    /// Holds the two against each other; gives what became of the frame.
-    fn compare(&self, frame: &[u8]) -> &'static str {
-        let (worker, reading) = (parse(frame), self.read(frame));
-        let Some(reading) = reading else {
-            return if worker.is_ok() { "left to the worker" } else { "left alone by both" };
-        };
-        match worker {
-            Ok(packet) => {
-                assert_eq!(reading, self.expected(&packet), "{packet:?}\n{frame:02x?}");
-                assert_eq!(packet.fragment, Fragment::No, "{frame:02x?}");
-                let known = !matches!(
-                    packet.transport,
-                    Transport::IcmpError(_) | Transport::Icmp | Transport::Unseen
-                );
-                assert!(known, "{packet:?}\n{frame:02x?}");
-                "read alike"
-            }
-            Err(refusal) => {
-                panic!("the worker refuses ({refusal}) what the fast path reads: {frame:02x?}")
-            }
-        }
-    }
 }
 
 fn frames_wanted() -> usize {
@@ -225,5 +87,94 @@ fn what_both_read_they_read_alike() {
     for outcome in ["read alike", "left to the worker", "left alone by both"] {
         let share = outcomes.get(outcome).copied().unwrap_or(0) as f64 / frames_wanted() as f64;
         assert!(share > 0.05, "{outcome}: {share}");
+    }
+}
+
+/// The captured frames, in both directions, on the way through the kernel's stack.
+fn captured() -> Vec<Vec<u8>> {
+    // From tcpdump in a pod of scripts/lab: curl, ping (large, with options), DNS-like
+    // questions, a closed port, multicast, ARP, ND, MLD, in both families.
+    let file: &[u8] = include_bytes!("../fixtures/pod.pcap");
+    let mut reader = pcap_file::pcap::PcapReader::new(file).unwrap();
+    std::iter::from_fn(|| Some(reader.next_packet()?.unwrap().data.into_owned())).collect()
+}
+
+/// Holds the worker's parser against etherparse. True: both read the packet.
+fn agrees_with_reference(frame: &[u8]) -> bool {
+    let (Ok(packet), Some((src, dst, transport))) = (parse(frame), reference(frame)) else {
+        return false;
+    };
+    let tuple = packet.tuple;
+    assert_eq!((tuple.src.to_ip(), tuple.dst.to_ip()), (src, dst), "{frame:02x?}");
+    if packet.transport != Transport::Unseen
+        && let Some(transport) = transport
+    {
+        assert_eq!((tuple.protocol, tuple.sport, tuple.dport), transport, "{frame:02x?}");
+    }
+    true
+}
+
+#[test]
+fn captured_packets_are_read_by_all_alike() {
+    if !can_run() {
+        return;
+    }
+    let kernel = Kernel::new();
+    let mut outcomes = BTreeMap::new();
+    for frame in captured() {
+        let is_ip = matches!(frame[12..14], [0x08, 0x00] | [0x86, 0xdd]);
+        assert_eq!(parse(&frame).is_ok(), is_ip, "{:?}: {frame:02x?}", parse(&frame));
+        assert_eq!(agrees_with_reference(&frame), is_ip, "{frame:02x?}");
+        *outcomes.entry(kernel.compare(&frame)).or_insert(0) += 1;
+    }
+    // ARP; fragments, ICMP errors, options, ND, MLD; the rest.
+    eprintln!("{outcomes:#?}");
+    let of = |outcome| outcomes.get(outcome).copied().unwrap_or(0);
+    assert!(of("left alone by both") >= 2 && of("left to the worker") >= 10);
+    assert!(of("read alike") >= 25);
+}
+
+/// Plain, odd and captured frames, most of them broken, some under the addresses of the node's
+/// pods: through parser, etherparse, the fast path's reader, the hooks and the pipeline.
+#[test]
+fn mutated_packets_meet_parser_pipeline_and_steering() {
+    if !can_run() {
+        return;
+    }
+    let wanted = std::env::var("WEIR_MUTATIONS").map_or(50_000, |n| n.parse().unwrap());
+    let (kernel, mut node, mut dice) = (Kernel::new(), Node::new(), Dice::from_env());
+    let captured = captured();
+    let mut outcomes = BTreeMap::<_, u64>::new();
+    let mut made = 0;
+    while made < wanted {
+        let mut frame = match dice.below(4) {
+            0 => captured[dice.below(captured.len())].clone(),
+            _ => made::plain(&mut dice),
+        };
+        if dice.below(4) == 0 && matches!(frame[12..14], [0x08, 0x00] | [0x86, 0xdd]) {
+            made::make_odd(&mut dice, &mut frame);
+        }
+        if dice.below(4) != 0 {
+            made::move_in(&mut dice, &mut frame);
+        }
+        if dice.below(4) != 0 {
+            made::break_it(&mut dice, &mut frame);
+        }
+        if frame.len() < made::l3_end(&frame) {
+            continue;
+        }
+        made += 1;
+        let read = kernel.compare(&frame);
+        agrees_with_reference(&frame);
+        let did = node.judge(&frame, dice.below(2) == 0);
+        *outcomes.entry((read, did)).or_insert(0) += 1;
+    }
+    eprintln!("{outcomes:#?}");
+    node.counted_once(wanted);
+    let passed_by = |hook| -> u64 {
+        outcomes.iter().filter(|((_, did), _)| *did == hook).map(|(_, n)| n).sum()
+    };
+    for did in [Did::HookAndPipeline, Did::Pipeline, Did::Nobody, Did::Held] {
+        assert!(passed_by(did) * 1000 > wanted, "{did:?}: {outcomes:#?}");
     }
 }
