@@ -16,7 +16,7 @@
 //! socket buffers; it makes none in several pieces, and none shorter than an IP header.
 //!
 //! Others with `WEIR_TUPLE_SEED`, more with `WEIR_TUPLE_FRAMES` and, for all of it together,
-//! `WEIR_MUTATIONS` (10,000,000 take three minutes).
+//! `WEIR_MUTATIONS` (10,000,000 take five minutes).
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
