@@ -4,6 +4,7 @@
 //! joined in the same [`Classifier`]. So `weir eval` shows what would be enforced and not what some
 //! second implementation thinks.
 
+mod line;
 pub mod matrix;
 pub mod probe;
 

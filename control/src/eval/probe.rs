@@ -18,6 +18,7 @@ use weir_table::Address;
 use weir_table::classify::{Connection, Judgement};
 use weir_table::policy::Verdict;
 
+use super::line;
 use super::{Offline, SideAnswer, answers, side_answer, word};
 use crate::index::Index;
 use crate::model::{Direction, ObjectKey, Pod};
@@ -163,6 +164,13 @@ pub fn traffic(protocol: Option<&str>, port: Option<u32>, v4: bool) -> Result<(u
     }
 }
 
+fn parse(line: &[u8]) -> Result<Probe<'_>, String> {
+    match std::str::from_utf8(line).ok().and_then(line::read) {
+        Some(probe) => Ok(probe),
+        None => serde_json::from_slice(line).map_err(|error| format!("not a probe: {error}")),
+    }
+}
+
 /// Answers probes against one table; keeps names and parts of answers for the next probe.
 #[derive(Debug)]
 pub struct Prober<'a> {
@@ -236,10 +244,7 @@ impl<'a> Prober<'a> {
                 continue;
             }
             asked += 1;
-            let result = serde_json::from_slice::<Probe<'_>>(&line)
-                .map_err(|error| format!("not a probe: {error}"))
-                .and_then(|probe| self.judge(&probe));
-            match result {
+            match parse(&line).and_then(|probe| self.judge(&probe)) {
                 Ok((connection, judgement)) => {
                     self.write(&connection, judgement, &mut output)?;
                 }
