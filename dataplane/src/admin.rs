@@ -61,13 +61,9 @@ pub async fn watch_pods(mut discovery: Discovery, pods: Arc<Mutex<Pods>>) -> Res
     }
 }
 
-/// Completes when a worker or the publication thread has ended, which none does unless
-/// it is told to or fails.
-pub async fn watch_threads(
-    workers: &[thread::JoinHandle<Result<()>>],
-    publications: &thread::JoinHandle<Result<()>>,
-) {
-    while !workers.iter().chain([publications]).any(thread::JoinHandle::is_finished) {
+/// Completes when a thread has ended, which none does unless it is told to or fails.
+pub async fn watch_threads(threads: &[&thread::JoinHandle<Result<()>>]) {
+    while !threads.iter().any(|thread| thread.is_finished()) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -207,9 +207,11 @@ impl Daemon {
         let publications =
             thread::Builder::new().name("weir-publish".into()).spawn(|| publications.serve())?;
         tracing::info!(socket = %self.settings.socket.display(), "ready for policy tables");
+        let threads: Vec<_> =
+            self.workers.iter().chain(&self.recorder).chain([&publications]).collect();
         tokio::select! {
             result = admin::watch_pods(discovery, Arc::clone(&self.pods)) => result?,
-            () = admin::watch_threads(&self.workers, &publications) => {}
+            () = admin::watch_threads(&threads) => {}
             () = shutdown => {}
         }
         tracing::info!("stopping; hooks and flow table stay, `weir uninstall` removes them");

@@ -16,8 +16,8 @@ const PERIOD: Duration = Duration::from_millis(50);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A sample: of each reason some 200 packets a second for each CPU and worker. `+N` are those like \
-it that were left out since; `weir status` counts all.\n\
+A sample: of each reason some 200 packets a second. `+N` are those of the same reason that were \
+left out since the last that is shown; `weir status` counts all.\n\
 For a policy's denial POLICY names those that isolate the pod and do not allow the packet.\n\
 Exit code: 0 listed (Ctrl-C ends --follow), 2 no dataplane has run here.")]
 pub(super) struct Args {

@@ -1,13 +1,13 @@
 //! `weir drops`: dropped packets as the dataplane has recorded them (`weir_table::drops`).
 
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
-use weir_table::drops::{DropRecord, Follower, RECORD_WORDS, RING_FILE, RingFileError, open};
+use weir_table::drops::{
+    DropRecord, Follower, RECORD_WORDS, RING_FILE, RingFileError, RingIdentity, identity, open,
+};
 use weir_table::mem::SharedWords;
 
 use crate::explain::protocol_name;
@@ -53,7 +53,8 @@ pub struct DropRow {
     pub src_pod: Option<String>,
     /// The pod that has the destination address.
     pub dst_pod: Option<String>,
-    /// The policies that denied it, a comma between each; null if it was no policy.
+    /// The policies that denied it, a comma between each, `… and N more` if there are too many;
+    /// null if it was no policy.
     pub policy: Option<String>,
     /// The rule, if one denies by itself rather than by allowing others only.
     pub rule: Option<String>,
@@ -71,7 +72,7 @@ pub struct DropRow {
     pub length: u32,
     /// `kernel`, or the worker that dropped it.
     pub by: String,
-    /// Packets like it that have no record, since the last one that has.
+    /// Packets of its reason that have no record, as far as is known, since the last one that has.
     pub left_out: u32,
     /// The record's number.
     pub record: u64,
@@ -153,7 +154,7 @@ impl Filter {
 pub struct Reader {
     run_dir: PathBuf,
     follower: Follower<SharedWords>,
-    identity: Option<(u64, u64)>,
+    identity: RingIdentity,
     looked: Instant,
 }
 
@@ -163,9 +164,8 @@ impl Reader {
     /// # Errors
     /// [`DropsError`].
     pub fn new(run_dir: &Path, back: u64) -> Result<Self, DropsError> {
-        // Before it is opened: should it be replaced in between, that is seen later.
-        let identity = identity(run_dir);
-        let ring = open(run_dir)?.ok_or_else(|| DropsError::None(run_dir.join(RING_FILE)))?;
+        let (ring, identity) =
+            open(run_dir)?.ok_or_else(|| DropsError::None(run_dir.join(RING_FILE)))?;
         let follower = Follower::new(ring, back);
         Ok(Self { run_dir: run_dir.to_owned(), follower, identity, looked: Instant::now() })
     }
@@ -181,10 +181,9 @@ impl Reader {
         }
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
-            let identity = identity(&self.run_dir);
-            if identity.is_some()
-                && identity != self.identity
-                && let Some(ring) = open(&self.run_dir)?
+            // Of the file that was opened: it may be replaced once more in between.
+            if identity(&self.run_dir).is_some_and(|identity| identity != self.identity)
+                && let Some((ring, identity)) = open(&self.run_dir)?
             {
                 self.identity = identity;
                 self.follower = Follower::new(ring, u64::MAX);
@@ -205,13 +204,10 @@ impl Reader {
     }
 }
 
-fn identity(run_dir: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::metadata(run_dir.join(RING_FILE)).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::fs;
+
     use weir_table::counters::Direction;
     use weir_table::drops::{Packet, Text, open_or_create};
 

@@ -3,24 +3,18 @@
 //! Workers and hooks know which end denied, not which policies: that would be one more load
 //! for every packet. The table in force now is nearly always the one that decided, a few
 //! milliseconds ago; if it is not and would allow, no policy is named.
+//!
+//! A pod's owner decides how many policies isolate it, and who sends to it how often this is
+//! asked: no more of them are looked at than a record has room for.
 
 use weir_table::classify::{Classifier, Connection};
 use weir_table::counters::{Direction, Reason};
-use weir_table::drops::Packet;
+use weir_table::drops::{Packet, Text};
 use weir_table::flow::{FlowKey, FlowTable};
 use weir_table::mem::Words;
 use weir_table::policy::Verdict;
 
 use crate::endpoints::Endpoints;
-
-/// Who denied. Both texts are empty if it was no policy.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Denier {
-    /// `namespace/name`, or several, a comma between each: those that isolate the end.
-    pub policy: String,
-    /// The rule, if one denies by itself.
-    pub rule: String,
-}
 
 /// What is asked.
 pub(super) struct Question<'a> {
@@ -31,15 +25,17 @@ pub(super) struct Question<'a> {
     pub direction: Direction,
 }
 
-/// The policies that denied a packet.
-pub(super) fn denier<B: AsRef<[u8]>, V: Words, W: Words>(
+/// Sets policy and rule of `text` to those that denied a packet; they stay empty if it was
+/// no policy. The other texts are set before.
+pub(super) fn name_denier<B: AsRef<[u8]>, V: Words, W: Words>(
     question: &Question<'_>,
     classifier: &Classifier<B, V>,
     endpoints: &Endpoints,
     flows: &FlowTable<W>,
-) -> Denier {
+    text: &mut Text,
+) {
     let packet = question.packet;
-    let Some((src, mut dst)) = packet.addresses else { return Denier::default() };
+    let Some((src, mut dst)) = packet.addresses else { return };
     // What goes to a group is judged at the receiver, under the receiver's own address.
     if question.direction == Direction::Ingress && (dst.is_multicast() || dst.is_broadcast()) {
         let own = endpoints.by_ifindex(question.ifindex);
@@ -57,10 +53,11 @@ pub(super) fn denier<B: AsRef<[u8]>, V: Words, W: Words>(
         (Reason::PolicyIngress.as_str(), [false, true]),
     ];
     if let Some((_, ends)) = HALVES.iter().find(|(reason, _)| *reason == question.reason) {
-        return denier_of(classifier, &as_sent, *ends).unwrap_or_default();
+        name_denier_of(classifier, &as_sent, *ends, text);
+        return;
     }
     if question.reason != Reason::FlowCut.as_str() {
-        return Denier::default();
+        return;
     }
     // A flow that was cut: judged the way it was opened, which need not be this packet's.
     let (key, sender) = FlowKey::new((src, sport), (dst, dport), packet.protocol);
@@ -73,33 +70,37 @@ pub(super) fn denier<B: AsRef<[u8]>, V: Words, W: Words>(
         Some(false) => vec![reversed],
         None => vec![as_sent, reversed],
     };
-    order.iter().find_map(|c| denier_of(classifier, c, here(c))).unwrap_or_default()
+    // Until one of them is denied.
+    let _ = order.iter().any(|c| name_denier_of(classifier, c, here(c), text));
 }
 
-/// The policies of the first of the `asked` ends (source, destination) that denies.
-fn denier_of<B: AsRef<[u8]>, V: Words>(
+/// Names the policies of the first of the `asked` ends (source, destination) that denies;
+/// false if neither does.
+fn name_denier_of<B: AsRef<[u8]>, V: Words>(
     classifier: &Classifier<B, V>,
     connection: &Connection,
     asked: [bool; 2],
-) -> Option<Denier> {
+    text: &mut Text,
+) -> bool {
     let table = classifier.table();
     let judgement = classifier.evaluate(connection);
     let programs = |end| table.programs(classifier.class_of(end));
     let (verdict, program) = if asked[0] && !judgement.egress.is_allow() {
-        (judgement.egress, programs(connection.src)?.1)
+        (judgement.egress, programs(connection.src).map(|(_, egress)| egress))
     } else if asked[1] && !judgement.ingress.is_allow() {
-        (judgement.ingress, programs(connection.dst)?.0)
+        (judgement.ingress, programs(connection.dst).map(|(ingress, _)| ingress))
     } else {
-        return None;
+        return false;
     };
-    if verdict == Verdict::DENY_BAD_CLASS {
-        return None;
-    }
-    Some(match verdict.rule().and_then(|rule| table.rule(rule)) {
-        Some(rule) => Denier { policy: rule.policy.to_owned(), rule: rule.path.to_owned() },
-        None => {
-            let policies: Vec<&str> = table.isolating(program).collect();
-            Denier { policy: policies.join(","), rule: String::new() }
+    let Some(program) = program.filter(|_| verdict != Verdict::DENY_BAD_CLASS) else {
+        return false;
+    };
+    match verdict.rule().and_then(|rule| table.rule(rule)) {
+        Some(rule) => {
+            rule.policy.clone_into(&mut text.policy);
+            rule.path.clone_into(&mut text.rule);
         }
-    })
+        None => text.set_policies(table.isolating(program)),
+    }
+    true
 }

@@ -2,7 +2,7 @@
 //! `weir drops` and `weir capture` read.
 //!
 //! ```text
-//!   worker: pipeline ─ DropTap ── bounded queue ──┐
+//!   worker: pipeline ─ DropSampler ── bounded queue ──┐
 //!                                                 ├─> Recorder ─> ring (weir_table::drops)
 //!   hook: bpf/drops.h ──────────── BPF ringbuf ───┘   names, policy
 //! ```
@@ -10,12 +10,14 @@
 //! On the packet path a drop costs an account of its reason ([`Budget`]); one that is told
 //! a copy of the frame's head besides. Nothing there waits, allocates or calls the kernel:
 //! a queue that is full costs the record, not the worker. Whatever takes time, the
-//! recorder does, on a thread of its own.
+//! recorder does, on a thread of its own, and bounded: however many workers and CPUs tell,
+//! it records of each reason no more than one budget allows (`sample.rs`).
 //!
 //! | file | concept |
 //! |---|---|
-//! | `tap.rs` | which drops of a worker are told |
+//! | `sampler.rs` | which drops of a worker are told |
 //! | `hooks.rs` | what the hooks tell |
+//! | `sample.rs` | which of all that is told is recorded |
 //! | `packet.rs` | the 5-tuple of a frame's head |
 //! | `attribute.rs` | whose policy it was |
 //! | `recorder.rs` | the thread |
@@ -25,11 +27,12 @@ mod attribute;
 mod hooks;
 mod packet;
 mod recorder;
-mod tap;
+mod sample;
+mod sampler;
 
 pub use hooks::HookDrops;
 pub use recorder::{Recorder, Sources};
-pub use tap::{DropQueue, DropTap, queue};
+pub use sampler::{DropQueue, DropSampler, queue};
 pub use weir_table::drops::{Budget, FRAME_BYTES};
 
 use weir_table::counters::Direction;
@@ -45,7 +48,7 @@ pub struct DropEvent {
     pub ifindex: u32,
     /// Which way the packet crossed it.
     pub direction: Direction,
-    /// Others like it that were not told, since the last one that was.
+    /// Others of its reason that were not told there, since the last one that was.
     pub left_out: u32,
     /// Length of the whole frame.
     pub frame_len: u32,

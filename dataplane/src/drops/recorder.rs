@@ -1,10 +1,13 @@
 //! The thread that writes the ring: takes what was told, adds who it was, sorts by time.
 //!
 //! It looks 20 times a second. Nobody wakes it: a system call for a dropped packet would be
-//! the flood's to command.
+//! the flood's to command. What one look costs is bounded: it takes at most [`HOOK_EVENTS`]
+//! and the workers' queues once, describes as much of that as the [`Sample`] admits, and of
+//! each no more than a record holds.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,14 +22,20 @@ use weir_table::flow::FlowTable;
 use weir_table::mem::SharedWords;
 use weir_table::names::{Names, NamesFile};
 
-use super::attribute::{Denier, Question, denier};
+use super::attribute::{Question, name_denier};
 use super::packet::packet_of;
+use super::sample::Sample;
 use super::{DropEvent, DropQueue, HookDrops};
 use crate::clock;
 use crate::node::{Node, Snapshot};
 
 /// How often the recorder looks.
 const PERIOD: Duration = Duration::from_millis(50);
+/// Pause after a look that failed.
+const AFTER_A_FAULT: Duration = Duration::from_secs(1);
+/// Events of the hooks that one look takes; what is left waits for the next in the kernel's
+/// buffer, which holds about twice as many. Where that is full the hooks count what is left out.
+const HOOK_EVENTS: usize = 2048;
 
 /// Where drops come from.
 pub struct Sources {
@@ -44,6 +53,7 @@ pub struct Recorder {
     flows: Arc<FlowTable<SharedWords>>,
     names: NamesFile,
     devices: Devices,
+    sample: Sample,
     pending: Vec<(Option<u32>, DropEvent)>,
 }
 
@@ -69,36 +79,37 @@ impl Recorder {
             flows,
             names: NamesFile::new(run_dir),
             devices: Devices::default(),
+            sample: Sample::default(),
             pending: Vec::new(),
         })
     }
 
     /// Records until told to stop.
     pub fn run(mut self, stop: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) {
-            thread::sleep(PERIOD);
-            self.record();
-        }
-        self.record();
+        look_until(stop, || self.record());
     }
 
-    /// Takes everything that was told so far.
+    /// Takes what was told so far.
     fn record(&mut self) {
-        while let Some(event) = self.sources.hooks.take() {
-            self.pending.push((None, event));
-        }
+        // What a look that failed has left.
+        self.pending.clear();
+        let Sources { hooks, workers } = &mut self.sources;
+        let told = std::iter::from_fn(|| hooks.take()).take(HOOK_EVENTS);
+        self.pending.extend(told.map(|event| (None, event)));
         let monotonic = clock::monotonic_ns();
         let behind = monotonic.wrapping_sub(clock::flow_ns_at(monotonic));
-        for (worker, queue) in (0..).zip(&self.sources.workers) {
-            while let Some(event) = queue.pop() {
+        for (worker, queue) in (0..).zip(workers.iter()) {
+            // Not until it is empty: the worker goes on filling it.
+            let told = std::iter::from_fn(|| queue.pop()).take(queue.capacity());
+            self.pending.extend(told.map(|event| {
                 let at_ns = event.at_ns.wrapping_add(behind);
-                self.pending.push((Some(worker), DropEvent { at_ns, ..event }));
-            }
+                (Some(worker), DropEvent { at_ns, ..event })
+            }));
         }
         if self.pending.is_empty() {
             return;
         }
-        self.pending.sort_by_key(|(_, event)| event.at_ns);
+        self.sample.select(&mut self.pending, monotonic);
         let snapshot = self.node.current().load_full();
         let names = self.names.current();
         let wall = wall_ns();
@@ -114,6 +125,27 @@ impl Recorder {
             let record = described.record(&event, worker, wall.saturating_sub(age));
             self.ring.push(&record.encode(), u64::from(event.left_out));
         }
+    }
+}
+
+/// Looks every [`PERIOD`] until told to stop, and once more then. A look that panics costs the
+/// records it was about to write: what it reads are packets, and none may end the daemon, nor
+/// the records of all that follow. The ring stays whole, since no reader believes half a record.
+fn look_until(stop: &AtomicBool, mut look: impl FnMut()) {
+    loop {
+        let last = stop.load(Ordering::Relaxed);
+        if catch_unwind(AssertUnwindSafe(&mut look)).is_err() {
+            tracing::error!(
+                "a fault of weir-dataplane while it recorded dropped packets: some are missing in \
+                 `weir drops`; please report the panic above"
+            );
+            // So that a lasting fault does not fill the log.
+            thread::sleep(AFTER_A_FAULT);
+        }
+        if last {
+            return;
+        }
+        thread::sleep(PERIOD);
     }
 }
 
@@ -134,13 +166,21 @@ impl Described<'_> {
             ifindex: event.ifindex,
             direction: event.direction,
         };
-        let Denier { policy, rule } = match &self.snapshot.classifier {
-            Some(classifier) => denier(&question, classifier, &self.snapshot.endpoints, self.flows),
-            None => Denier::default(),
-        };
         let name = |address: Address| self.names.get(address).unwrap_or_default().to_owned();
         let (src_pod, dst_pod) =
             packet.addresses.map_or_else(Default::default, |(src, dst)| (name(src), name(dst)));
+        let mut text = Text {
+            reason: event.reason.to_owned(),
+            device: self.device.to_owned(),
+            pod: self.pod_at(event.ifindex),
+            src_pod,
+            dst_pod,
+            ..Text::default()
+        };
+        if let Some(classifier) = &self.snapshot.classifier {
+            let endpoints = &self.snapshot.endpoints;
+            name_denier(&question, classifier, endpoints, self.flows, &mut text);
+        }
         DropRecord {
             monotonic_ns: event.at_ns,
             wall_ns,
@@ -152,15 +192,7 @@ impl Described<'_> {
             frame_len: event.frame_len,
             packet,
             frame: event.head().to_vec(),
-            text: Text {
-                reason: event.reason.to_owned(),
-                device: self.device.to_owned(),
-                pod: self.pod_at(event.ifindex),
-                src_pod,
-                dst_pod,
-                rule,
-                policy,
-            },
+            text,
         }
     }
 
@@ -203,4 +235,21 @@ fn wall_ns() -> u64 {
     let now = clock_gettime(ClockId::Realtime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_that_panics_is_not_the_last() {
+        let stop = AtomicBool::new(false);
+        let mut looks = 0;
+        look_until(&stop, || {
+            looks += 1;
+            assert_ne!(looks, 1, "a fault that the test wants");
+            stop.store(looks == 3, Ordering::Relaxed);
+        });
+        assert_eq!(looks, 4, "once more after the stop");
+    }
 }

@@ -42,7 +42,7 @@ use weir_table::flow::{ExpiryCursor, FlowTable, Tick, VerdictCache};
 use weir_table::mem::{Mapping, SharedWords, Words};
 use weir_table::stamps::Stamps;
 
-use crate::drops::{self, DropQueue, DropTap};
+use crate::drops::{self, DropQueue, DropSampler};
 use crate::endpoints::Endpoints;
 use crate::frame::Frame;
 use crate::io::BURST;
@@ -105,7 +105,7 @@ pub struct Pipeline {
     jobs: Vec<Job>,
     fragments: Fragments,
     expiry: ExpiryCursor,
-    drops: DropTap,
+    drops: DropSampler,
 }
 
 impl Pipeline {
@@ -117,14 +117,14 @@ impl Pipeline {
             jobs: Vec::with_capacity(BURST),
             fragments: Fragments::new(HELD_FRAME),
             expiry: ExpiryCursor::new(worker, workers),
-            drops: DropTap::new(drops::queue()),
+            drops: DropSampler::new(drops::queue()),
         }
     }
 
     /// Tells of dropped packets into this queue; nobody reads that of [`Pipeline::new`].
     #[must_use]
     pub fn telling_drops_to(mut self, queue: Arc<DropQueue>) -> Self {
-        self.drops = DropTap::new(queue);
+        self.drops = DropSampler::new(queue);
         self
     }
 

@@ -1,5 +1,9 @@
 //! How many drops are told: so many a tick for each reason, with a reserve.
 //!
+//! The account is kept twice: where packets are dropped (each worker, each CPU), so that
+//! handing over costs a flood next to nothing, and once more by the recorder over all of
+//! them, so that the ring's time does not depend on how many they are.
+//!
 //! The hooks keep the same account (`bpf/drops.h`), with the same numbers. Time is the
 //! flows' coarse tick, which both have at hand: reading a clock for every packet of a
 //! flood would cost more than dropping it. It stands still while no worker runs, and then
@@ -8,7 +12,7 @@
 use crate::abi::{DROPS_A_TICK, DROPS_BURST};
 use crate::flow::Tick;
 
-/// The account of one reason at one place.
+/// The account of one reason, at one place or over all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     tick: Tick,
@@ -48,7 +52,13 @@ impl Budget {
     /// One that was to be told could not be: it counts as left out, with the `before` it.
     #[inline]
     pub fn take_back(&mut self, before: u32) {
-        self.left_out = self.left_out.saturating_add(before).saturating_add(1);
+        self.leave_out(before.saturating_add(1));
+    }
+
+    /// So many more were left out, elsewhere or here.
+    #[inline]
+    pub fn leave_out(&mut self, packets: u32) {
+        self.left_out = self.left_out.saturating_add(packets);
     }
 }
 

@@ -57,15 +57,25 @@ pub enum RingFileError {
     },
 }
 
-/// Opens the ring in `run_dir` to read; `None` if there is none.
+/// Which file a ring is: device and inode. Another one means that the ring was replaced.
+pub type RingIdentity = (u64, u64);
+
+/// The ring that is in `run_dir` now; `None` if there is none.
+pub fn identity(run_dir: &Path) -> Option<RingIdentity> {
+    fs::metadata(run_dir.join(RING_FILE)).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Opens the ring in `run_dir` to read, and says which file it is; `None` if there is none.
 ///
 /// # Errors
 /// [`RingFileError`] names the file and what is wrong with it.
-pub fn open(run_dir: &Path) -> Result<Option<DropRing<SharedWords>>, RingFileError> {
+pub fn open(
+    run_dir: &Path,
+) -> Result<Option<(DropRing<SharedWords>, RingIdentity)>, RingFileError> {
     let path = run_dir.join(RING_FILE);
-    let Some(words) = map(&path, Access::ReadOnly)? else { return Ok(None) };
+    let Some((words, identity)) = map(&path, Access::ReadOnly)? else { return Ok(None) };
     DropRing::open(words, RECORD_WORDS)
-        .map(Some)
+        .map(|ring| Some((ring, identity)))
         .map_err(|source| RingFileError::Ring { path, source })
 }
 
@@ -82,8 +92,8 @@ pub fn open_or_create(
     let path = run_dir.join(RING_FILE);
     let adopted = match map(&path, Access::ReadWrite) {
         Ok(None) => None,
-        Ok(Some(words)) => Some(
-            RingWriter::adopt(words, RECORD_WORDS)
+        Ok(Some((words, _))) => Some(
+            RingWriter::adopt(words, records, RECORD_WORDS)
                 .map_err(|source| RingFileError::Ring { path: path.clone(), source }),
         ),
         Err(error) => Some(Err(error)),
@@ -96,7 +106,7 @@ pub fn open_or_create(
 }
 
 /// Maps the file as it is.
-fn map(path: &Path, access: Access) -> Result<Option<SharedWords>, RingFileError> {
+fn map(path: &Path, access: Access) -> Result<Option<(SharedWords, RingIdentity)>, RingFileError> {
     let failed = |step| {
         let path = path.to_owned();
         move |source| RingFileError::File { path, step, source }
@@ -116,9 +126,18 @@ fn map(path: &Path, access: Access) -> Result<Option<SharedWords>, RingFileError
     if !metadata.is_file() || mode & 0o022 != 0 || (uid != own && uid != 0) {
         return Err(RingFileError::Foreign { path: path.to_owned(), uid, mode });
     }
+    if access == Access::ReadWrite && metadata.len() > 0 {
+        reserve(&file, metadata.len()).map_err(failed("make room for"))?;
+    }
     SharedWords::map_all(file.as_fd(), access, "ring of dropped packets")
-        .map(Some)
+        .map(|words| Some((words, (metadata.dev(), metadata.ino()))))
         .map_err(|source| RingFileError::Map { path: path.to_owned(), source })
+}
+
+/// All of the file's memory now, as far as it has holes: a full tmpfs would end the process at
+/// some later store.
+fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?)
 }
 
 /// Makes a new ring aside and renames it into place: readers of the old one keep it whole.
@@ -137,9 +156,7 @@ fn create(path: &Path, records: u64) -> Result<RingWriter<SharedWords>, RingFile
         .open(&aside)
         .map_err(failed("create"))?;
     let bytes = words_for(records, RECORD_WORDS) as u64 * 8;
-    // All of its memory now: a full tmpfs would end the process at some later store.
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)
-        .map_err(|error| failed("make room for")(error.into()))?;
+    reserve(&file, bytes).map_err(failed("make room for"))?;
     let words = SharedWords::map_all(file.as_fd(), Access::ReadWrite, "ring of dropped packets")
         .map_err(|source| RingFileError::Map { path: path.to_owned(), source })?;
     let writer = RingWriter::create(words, records, RECORD_WORDS)
@@ -164,7 +181,7 @@ mod tests {
         writer.push(&[1], 4);
         let mode = fs::metadata(dir.path().join(RING_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let mut follower = Follower::new(open(dir.path()).unwrap().unwrap(), 100);
+        let mut follower = Follower::new(open(dir.path()).unwrap().unwrap().0, 100);
         drop(writer);
         let (mut writer, why) = open_or_create(dir.path(), 8).unwrap();
         assert!(why.is_none());
@@ -206,11 +223,43 @@ mod tests {
             assert!(error.contains(expected) && error.contains(RING_FILE), "{error}");
             let (_, why) = open_or_create(dir.path(), 8).unwrap();
             assert!(why.unwrap().to_string().contains(expected));
-            assert_eq!(open(dir.path()).unwrap().unwrap().written(), 0);
+            assert_eq!(open(dir.path()).unwrap().unwrap().0.written(), 0);
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o622)).unwrap();
         let error = open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("others may write it"), "{error}");
+    }
+
+    #[test]
+    fn a_ring_of_another_size_is_replaced_and_its_readers_can_tell() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, _) = open_or_create(dir.path(), 8).unwrap();
+        writer.push(&[1], 0);
+        let (old, first) = open(dir.path()).unwrap().unwrap();
+        assert_eq!(identity(dir.path()), Some(first));
+        let (_, why) = open_or_create(dir.path(), 16).unwrap();
+        let why = why.unwrap().to_string();
+        assert!(why.contains("8 records") && why.contains("16 are wanted"), "{why}");
+        let (new, second) = open(dir.path()).unwrap().unwrap();
+        assert_eq!((old.written(), new.written()), (1, 0));
+        assert_ne!(first, second);
+        assert_eq!(identity(dir.path()), Some(second));
+        assert!(open_or_create(dir.path(), 16).unwrap().1.is_none());
+    }
+
+    #[test]
+    fn a_ring_with_holes_gets_its_memory_when_it_is_adopted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(RING_FILE);
+        drop(open_or_create(dir.path(), 1024).unwrap());
+        let head = fs::read(&path).unwrap()[..4096].to_vec();
+        let length = fs::metadata(&path).unwrap().len();
+        fs::write(&path, head).unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(length).unwrap();
+        let allocated = || fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(allocated() < length, "no holes to begin with");
+        let (_, why) = open_or_create(dir.path(), 1024).unwrap();
+        assert!(why.is_none() && allocated() >= length, "{why:?}: {} of {length}", allocated());
     }
 
     #[test]
@@ -221,6 +270,6 @@ mod tests {
         assert!(open(dir.path()).is_err());
         open_or_create(dir.path(), 8).unwrap();
         assert_eq!(fs::read(dir.path().join("victim")).unwrap(), [0; 64]);
-        assert_eq!(open(dir.path()).unwrap().unwrap().written(), 0);
+        assert_eq!(open(dir.path()).unwrap().unwrap().0.written(), 0);
     }
 }

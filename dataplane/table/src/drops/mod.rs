@@ -34,7 +34,7 @@ mod ring;
 
 pub use budget::Budget;
 #[cfg(not(loom))]
-pub use file::{RING_FILE, RingFileError, open, open_or_create};
+pub use file::{RING_FILE, RingFileError, RingIdentity, identity, open, open_or_create};
 pub use record::{DropRecord, FRAME_BYTES, Packet, RECORD_WORDS, Text};
 pub use ring::{DropRing, Follower, HEADER_WORDS, RingError, RingWriter, VERSION, words_for};
 

@@ -135,7 +135,62 @@ proptest! {
 fn a_text_without_room_is_cut_at_a_letter() {
     let text =
         Text { reason: "policy_ingress".into(), policy: "é".repeat(700), ..Text::default() };
-    let record = DropRecord {
+    let record = record_of(text);
+    let back = DropRecord::decode(&record.encode());
+    assert_eq!(back.frame, [9; FRAME_BYTES]);
+    assert_eq!(back.text.reason, "policy_ingress");
+    assert!(back.text.policy.starts_with("éé") && back.text.policy.ends_with('…'));
+    let commands = Text { device: "a\u{1b}[2J\nb".into(), ..Text::default() };
+    let back = DropRecord::decode(&DropRecord { text: commands, ..record }.encode());
+    assert_eq!(back.text.device, "a?[2J?b", "a terminal would obey");
+}
+
+proptest! {
+    #[test]
+    fn policies_without_room_are_counted(
+        names in vec("[a-zé]{1,40}/[a-z]{1,100}", 0..200),
+        others in "[a-z]{0,250}",
+    ) {
+        let asked = std::cell::Cell::new(0);
+        let policies = names.iter().map(|name| {
+            asked.set(asked.get() + 1);
+            name.as_str()
+        });
+        let mut text = Text { pod: others.clone(), src_pod: others, ..Text::default() };
+        text.set_policies(policies);
+        let record = record_of(text.clone());
+        let back = DropRecord::decode(&record.encode()).text;
+        prop_assert_eq!(&back, &text, "the record had no room");
+        let (listed, rest) = match back.policy.split_once(",…") {
+            Some((listed, rest)) => (listed, rest),
+            None => (back.policy.as_str(), ""),
+        };
+        let listed: Vec<&str> = listed.split(',').filter(|name| !name.is_empty()).collect();
+        prop_assert!(names.iter().zip(&listed).all(|(name, listed)| name == listed));
+        let left = names.len() - listed.len();
+        let expected = if left == 0 { String::new() } else { format!(" and {left} more") };
+        prop_assert_eq!(rest, expected);
+        prop_assert!(asked.get() <= listed.len() + 1, "asked for {} names", asked.get());
+    }
+}
+
+#[test]
+fn a_long_name_or_none_at_all() {
+    let mut text = Text { policy: "old".into(), ..Text::default() };
+    text.set_policies([].into_iter());
+    assert_eq!(text.policy, "");
+    let long = "p".repeat(5000);
+    text.set_policies([long.as_str(), "b/c"].into_iter());
+    let back = DropRecord::decode(&record_of(text).encode()).text;
+    assert!(
+        back.policy.starts_with("ppp") && back.policy.ends_with("p…,… and 1 more"),
+        "{}",
+        back.policy
+    );
+}
+
+fn record_of(text: Text) -> DropRecord {
+    DropRecord {
         monotonic_ns: 1,
         wall_ns: 2,
         generation: 3,
@@ -147,14 +202,7 @@ fn a_text_without_room_is_cut_at_a_letter() {
         packet: Packet::default(),
         frame: vec![9; 500],
         text,
-    };
-    let back = DropRecord::decode(&record.encode());
-    assert_eq!(back.frame, [9; FRAME_BYTES]);
-    assert_eq!(back.text.reason, "policy_ingress");
-    assert!(back.text.policy.starts_with("éé") && back.text.policy.ends_with('…'));
-    let commands = Text { device: "a\u{1b}[2J\nb".into(), ..Text::default() };
-    let back = DropRecord::decode(&DropRecord { text: commands, ..record }.encode());
-    assert_eq!(back.text.device, "a?[2J?b", "a terminal would obey");
+    }
 }
 
 #[test]

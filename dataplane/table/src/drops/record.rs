@@ -70,7 +70,8 @@ pub struct Text {
     pub dst_pod: String,
     /// The rule that denies, if one does so by itself.
     pub rule: String,
-    /// The policies that deny, by isolating: `namespace/name`, a comma between each.
+    /// The policies that deny, by isolating: `namespace/name`, a comma between each; see
+    /// [`Text::set_policies`].
     pub policy: String,
 }
 
@@ -89,8 +90,8 @@ pub struct DropRecord {
     pub direction: Direction,
     /// The worker that dropped it; `None`: the hook did, in the kernel.
     pub worker: Option<u32>,
-    /// Packets dropped at the same place for the same reason that have no record, since the
-    /// record before.
+    /// Packets dropped for the same reason that have no record, as far as is known, since the
+    /// last one of this reason that has.
     pub left_out: u32,
     /// Length of the whole frame in bytes, without checksum.
     pub frame_len: u32,
@@ -178,6 +179,38 @@ impl DropRecord {
 }
 
 impl Text {
+    /// Sets [`Self::policy`] to as many of `policies` as there is room for beside the other
+    /// texts, which are set before; then `… and N more`. No more of them than that are asked
+    /// for: a pod may have thousands, and whoever sends to it causes records.
+    pub fn set_policies<'a>(&mut self, policies: impl ExactSizeIterator<Item = &'a str>) {
+        let others =
+            [&self.reason, &self.device, &self.pod, &self.src_pod, &self.dst_pod, &self.rule];
+        let taken = others.iter().map(|text| text.len() + 1).sum();
+        let room = TEXT_BYTES.saturating_sub(taken);
+        self.policy.clear();
+        let count = policies.len();
+        for (named, name) in policies.enumerate() {
+            let comma = if named == 0 { "" } else { "," };
+            let left = count - named - 1;
+            let rest = if left == 0 { String::new() } else { more(left) };
+            let length = self.policy.len() + comma.len() + name.len() + rest.len();
+            if length > room {
+                // One name in any case, be it cut short.
+                if named == 0 {
+                    let room = room.saturating_sub(rest.len() + CUT.len());
+                    self.policy.push_str(head(name, room));
+                    self.policy.push_str(CUT);
+                    self.policy.push_str(&rest);
+                } else {
+                    self.policy.push_str(&more(count - named));
+                }
+                return;
+            }
+            self.policy.push_str(comma);
+            self.policy.push_str(name);
+        }
+    }
+
     /// The fields, the longest last, as many bytes as there is room for.
     fn joined(&self) -> String {
         let fields: [&str; FIELDS] = [
@@ -189,13 +222,11 @@ impl Text {
             &self.rule,
             &self.policy,
         ];
-        let mut text = fields.map(printable).join("\n");
+        // A letter more than there is room for, so that what is cut off shows.
+        let fields = fields.map(|field| printable(head(field, TEXT_BYTES + 4)));
+        let mut text = fields.join("\n");
         if text.len() > TEXT_BYTES {
-            let mut end = TEXT_BYTES - CUT.len();
-            while !text.is_char_boundary(end) {
-                end -= 1;
-            }
-            text.truncate(end);
+            text.truncate(head(&text, TEXT_BYTES - CUT.len()).len());
             text.push_str(CUT);
         }
         text
@@ -214,6 +245,20 @@ impl Text {
             policy: next(),
         }
     }
+}
+
+/// How a list of policies goes on that has no room.
+fn more(count: usize) -> String {
+    format!(",{CUT} and {count} more")
+}
+
+/// The first bytes of a text, as many as make whole letters.
+fn head(text: &str, bytes: usize) -> &str {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// Names come from the node's surroundings and go to a terminal: nothing in them may

@@ -1,7 +1,7 @@
 //! The ring: records of equal size in shared words, one writer, any number of readers.
 //!
 //! ```text
-//!   header   magic, version, records, words a record, written, left out, lost
+//!   header   magic, version, records, words a record, written, left out
 //!   record   lock | payload ...           record n lies at place n modulo records
 //! ```
 //!
@@ -71,6 +71,14 @@ pub enum RingError {
         words: usize,
         /// Words of a record with its lock that this program knows.
         wanted: usize,
+    },
+    /// It is whole, but has not as many records as it should.
+    #[error("it has {found} records, and {wanted} are wanted")]
+    Records {
+        /// Records it has.
+        found: u64,
+        /// Records that the writer wants.
+        wanted: u64,
     },
     /// The memory is mapped read-only.
     #[error("it is mapped read-only and cannot be written")]
@@ -263,18 +271,22 @@ impl<W: Words> RingWriter<W> {
             all[word].store(value, Ordering::Relaxed);
         }
         all[H_MAGIC].store(MAGIC, Ordering::Release);
-        Self::adopt(words, payload)
+        Self::adopt(words, records, payload)
     }
 
-    /// Goes on with a ring that another writer has left.
+    /// Goes on with a ring of so many records that another writer has left.
     ///
     /// # Errors
     /// [`RingError`] says what does not fit.
-    pub fn adopt(words: W, payload: usize) -> Result<Self, RingError> {
+    pub fn adopt(words: W, records: u64, payload: usize) -> Result<Self, RingError> {
         if !words.writable() {
             return Err(RingError::ReadOnly);
         }
-        Ok(Self { ring: DropRing::open(words, payload)? })
+        let ring = DropRing::open(words, payload)?;
+        if ring.records != records {
+            return Err(RingError::Records { found: ring.records, wanted: records });
+        }
+        Ok(Self { ring })
     }
 
     /// Appends a record; what is longer than a record's payload is cut off, what is shorter

@@ -205,16 +205,18 @@ impl<B: AsRef<[u8]>> PolicyTable<B> {
 
     /// The policies that select the endpoints of `program` in its direction:
     /// why they are isolated.
-    pub fn isolating(&self, program: ProgramId) -> impl Iterator<Item = &str> {
+    pub fn isolating(&self, program: ProgramId) -> impl ExactSizeIterator<Item = &str> {
         let program = program.0 as usize;
         let known = program < self.directory.count(Section::Programs);
         let field = move |field| {
             u32_at(self.bytes.as_ref(), self.directory.at(Section::Programs, program, field))
         };
         let (first, count) = if known { (field(8), field(9)) } else { (0, 0) };
-        (first..first + count).filter_map(move |i| {
+        (first..first + count).map(move |i| {
             let at = self.directory.at(Section::Isolating, i as usize, 0);
-            self.policy(u32_at(self.bytes.as_ref(), at) as usize).map(|(_, name)| name)
+            // That there is one was checked when the table was read.
+            let policy = self.policy(u32_at(self.bytes.as_ref(), at) as usize);
+            policy.map_or("", |(_, name)| name)
         })
     }
 

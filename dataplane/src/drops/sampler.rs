@@ -20,7 +20,7 @@ const QUEUE: usize = 256;
 
 /// What a worker tells of the packets that it drops.
 #[derive(Debug)]
-pub struct DropTap {
+pub struct DropSampler {
     budgets: [Budget; Reason::ALL.len()],
     queue: Arc<DropQueue>,
     now_ns: u64,
@@ -31,8 +31,8 @@ pub fn queue() -> Arc<DropQueue> {
     Arc::new(ArrayQueue::new(QUEUE))
 }
 
-impl DropTap {
-    /// A tap that tells into `queue`.
+impl DropSampler {
+    /// A sampler that tells into `queue`.
     pub const fn new(queue: Arc<DropQueue>) -> Self {
         Self { budgets: [Budget::new(); Reason::ALL.len()], queue, now_ns: 0 }
     }
@@ -117,17 +117,17 @@ mod tests {
 
     #[test]
     fn every_drop_is_counted_and_a_sample_is_told() {
-        let (mut tap, counters) = (DropTap::new(queue()), block());
+        let (mut sampler, counters) = (DropSampler::new(queue()), block());
         let frame = punted(&[0xab; 1500]);
         for _ in 0..1000 {
-            tap.dropped(&frame, Direction::Ingress, Reason::PolicyIngress, &counters);
+            sampler.dropped(&frame, Direction::Ingress, Reason::PolicyIngress, &counters);
         }
         // Another reason has a budget of its own.
-        tap.dropped(&frame, Direction::Egress, Reason::SpoofedSource, &counters);
-        tap.begin(1 << 40);
-        tap.dropped(&frame, Direction::Ingress, Reason::PolicyIngress, &counters);
+        sampler.dropped(&frame, Direction::Egress, Reason::SpoofedSource, &counters);
+        sampler.begin(1 << 40);
+        sampler.dropped(&frame, Direction::Ingress, Reason::PolicyIngress, &counters);
         assert_eq!(counters.drops(Direction::Ingress, Reason::PolicyIngress), 1001);
-        let told: Vec<DropEvent> = std::iter::from_fn(|| tap.queue.pop()).collect();
+        let told: Vec<DropEvent> = std::iter::from_fn(|| sampler.queue.pop()).collect();
         assert_eq!(counters.get(Counter::DropsTold), told.len() as u64);
         assert_eq!(counters.get(Counter::DropsLeftOut) + told.len() as u64, 1002);
         let [.., spoofed, last] = &told[..] else { panic!("{}", told.len()) };
@@ -139,30 +139,30 @@ mod tests {
 
     #[test]
     fn a_queue_that_nobody_empties_costs_records_only() {
-        let (mut tap, counters) = (DropTap::new(queue()), block());
+        let (mut sampler, counters) = (DropSampler::new(queue()), block());
         let frame = punted(&[1; 60]);
         for second in 0..100 {
-            tap.begin(second * 1_000_000_000);
+            sampler.begin(second * 1_000_000_000);
             for _ in 0..50 {
-                tap.dropped(&frame, Direction::Egress, Reason::PolicyEgress, &counters);
+                sampler.dropped(&frame, Direction::Egress, Reason::PolicyEgress, &counters);
             }
         }
         assert_eq!(counters.drops(Direction::Egress, Reason::PolicyEgress), 5000);
         assert_eq!(counters.get(Counter::DropsTold), QUEUE as u64);
-        while tap.queue.pop().is_some() {}
-        tap.dropped(&frame, Direction::Egress, Reason::PolicyEgress, &counters);
-        tap.begin(1 << 50);
-        tap.dropped(&frame, Direction::Egress, Reason::PolicyEgress, &counters);
-        let told = std::iter::from_fn(|| tap.queue.pop());
+        while sampler.queue.pop().is_some() {}
+        sampler.dropped(&frame, Direction::Egress, Reason::PolicyEgress, &counters);
+        sampler.begin(1 << 50);
+        sampler.dropped(&frame, Direction::Egress, Reason::PolicyEgress, &counters);
+        let told = std::iter::from_fn(|| sampler.queue.pop());
         let left_out: u32 = told.map(|event| event.left_out).sum();
         assert_eq!(u64::from(left_out), counters.get(Counter::DropsLeftOut));
     }
 
     #[test]
     fn what_has_no_shim_is_told_as_it_is() {
-        let (mut tap, counters) = (DropTap::new(queue()), block());
-        tap.dropped(&[5; 20], Direction::Egress, Reason::BadShim, &counters);
-        let event = tap.queue.pop().unwrap();
+        let (mut sampler, counters) = (DropSampler::new(queue()), block());
+        sampler.dropped(&[5; 20], Direction::Egress, Reason::BadShim, &counters);
+        let event = sampler.queue.pop().unwrap();
         assert_eq!((event.ifindex, event.head()), (0, &[5; 20][..]));
     }
 }
