@@ -117,12 +117,14 @@ __noinline int dropped(struct __sk_buff *skb, __u32 counter, __u32 direction)
 }
 
 /* The last word about a packet: of a drop() the kernel's word for it, of any other verdict
- * the verdict. */
+ * the verdict. What is none, passes nothing. */
 static __always_inline int settle(struct __sk_buff *skb, int verdict, __u32 direction)
 {
 	__u32 counter = (__u32)verdict - DROPPED;
 
-	return counter < WEIR_STEER_COUNT ? dropped(skb, counter, direction) : verdict;
+	if (verdict == PASS || verdict == TC_ACT_REDIRECT)
+		return verdict;
+	return counter < WEIR_STEER_COUNT ? dropped(skb, counter, direction) : DROP;
 }
 
 #endif

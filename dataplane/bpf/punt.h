@@ -24,10 +24,16 @@ static __always_inline int serving(const struct weir_config *c, __u32 worker, __
 	if (!c->punt_ifindex || !c->workers || worker >= WEIR_MAX_WORKERS)
 		return 0;
 	/* A closed socket, a device that is gone leave their map at once: this notices a
-	 * killed daemon, the heartbeat one that hangs. */
+	 * killed daemon, the heartbeat one that hangs. The program may outlive its daemon and
+	 * meet the next one's record: what it has no map for does not serve it. */
+#ifdef WEIR_WITHOUT_AF_XDP
+	if (!(c->punt_flags & WEIR_PUNT_TAP) || !bpf_map_lookup_elem(&weir_taps, &tap))
+		return 0;
+#else
 	if (c->punt_flags & WEIR_PUNT_TAP ? !bpf_map_lookup_elem(&weir_taps, &tap) :
 					    !bpf_map_lookup_elem(&weir_xsks, &worker))
 		return 0;
+#endif
 	/* Signed: the worker may write a later time than ours between the two
 	 * reads, and that is a sign of life, not of 584 years of silence. */
 	return (__s64)(now - c->heartbeat_ns[worker]) < (__s64)c->heartbeat_timeout_ns;

@@ -22,6 +22,7 @@
  *   drops.h  what becomes of a drop: counted, and told to the daemon
  *   punt.h   the way to the workers: which, whether, how many
  *   link.h   hardware addresses
+ *   unfinished.h  what the kernel has yet to write into a packet
  *   parse.h  all other packets: kinds, the neighbour protocols
  *   maps.h   maps, counters
  *   weir.h   what the daemon has to know as well
@@ -41,6 +42,7 @@
 #include "drops.h"
 #include "punt.h"
 #include "link.h"
+#include "unfinished.h"
 
 /* No verdict of this hook: the packet goes to a worker. */
 #define PUNT 0x7fff
@@ -365,13 +367,15 @@ static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 		if ((skb->mark & (__u32)c->mark_mask) == (__u32)c->mark_value)
 			return settle(skb, steer_decided(skb, direction), direction);
 	}
-	if (direction == WEIR_TO_POD || has_own_mac(skb)) {
+	if (direction == WEIR_TO_POD || (has_own_mac(skb) && is_plainly_finished(skb))) {
 		if (skb->protocol == bpf_htons(ETH_P_IPV6) ? is_hit6(skb, direction) :
 							     is_hit4(skb, direction))
 			return pass(WEIR_STEER_HIT);
 	}
 	if (direction == WEIR_FROM_POD && !link_is_honest(skb))
 		return settle(skb, drop(WEIR_STEER_DROP_MAC), direction);
+	if (direction == WEIR_FROM_POD && !is_finished(skb))
+		return settle(skb, drop(WEIR_STEER_DROP_UNFINISHED), direction);
 	return settle(skb, steer_undecided(skb, direction), direction);
 }
 

@@ -202,6 +202,7 @@ enum weir_steering_counter {
 	WEIR_STEER_DROP_L2,         /* tagged, LLC/SNAP or unknown EtherType */
 	WEIR_STEER_DROP_ND,         /* ARP or ND for another's address, RA, redirect */
 	WEIR_STEER_DROP_MAC,        /* from a pod, under a hardware address that is not its own */
+	WEIR_STEER_DROP_UNFINISHED, /* a checksum is yet to be written where a verdict looks */
 	WEIR_STEER_DROP_TRUNCATED,  /* too short for its headers */
 	WEIR_STEER_DROP_NO_WORKER,  /* failed closed */
 	WEIR_STEER_PASS_NO_WORKER,  /* failed open */

@@ -27,7 +27,7 @@ use crate::node::Node;
 use crate::pipeline::Pipeline;
 use crate::pods::Pods;
 use crate::punt::tap::PuntTap;
-use crate::punt::veth::{MAX_POD_MTU, PuntPair};
+use crate::punt::veth::PuntPair;
 use crate::punt::{self, Backend, IoMode};
 use crate::shim::SHIM_LEN;
 use crate::steer::abi::{Config, Fixed, HashKeyWords, Mark, PUNT_TAP, PUNT_TAP_UDP, PuntLimit};
@@ -102,7 +102,8 @@ impl Daemon {
         let listener =
             Listener::bind_at(&settings.run_dir, &settings.socket, SOFTWARE, generation)?;
         let sizes = flow_sizes(settings.flows);
-        let largest_mtu = largest_mtu(&settings.device_prefix).await?;
+        let near = format!("{}0", settings.device_prefix);
+        let largest_mtu = largest_mtu(&near).await?;
         let (backend, why) = punt::choose(settings.io, largest_mtu, punt::kernel_has_af_xdp());
         let mut steering = Steering::load(&settings.pin_dir, sizes, backend)?;
         tracing::info!(io = backend.as_str(), why, "how packets reach user space");
@@ -155,12 +156,8 @@ impl Daemon {
                 .telling_drops_to(Arc::clone(&queues[id as usize]));
             Ok((worker, pipeline))
         };
-        let near = format!("{}0", settings.device_prefix);
         let served = match backend {
-            Backend::AfXdp => {
-                let fits = largest_mtu.min(MAX_POD_MTU);
-                serve_by_af_xdp(&settings, fits, &mut steering, worker).await?
-            }
+            Backend::AfXdp => serve_by_af_xdp(&settings, &mut steering, worker).await?,
             Backend::Tap => serve_by_tap(&settings, &near, &mut steering, worker).await?,
         };
         let Served { near_index, flags, mtu, workers, pair } = served;
@@ -247,11 +244,10 @@ struct Served {
 /// Starts the workers on AF_XDP sockets, in weir1's namespace.
 async fn serve_by_af_xdp(
     settings: &Settings,
-    pod_mtu: u32,
     steering: &mut Steering,
     worker: impl Fn(u32) -> Result<(Worker, Pipeline)>,
 ) -> Result<Served> {
-    let pair = PuntPair::make(&settings.device_prefix, settings.workers, pod_mtu).await?;
+    let pair = PuntPair::make(&settings.device_prefix, settings.workers).await?;
     pair.netns.run(|| steering.attach_delivery(&pair.far).map_err(std::io::Error::other))?;
     let mut workers = Vec::new();
     for id in 0..settings.workers {
@@ -339,11 +335,12 @@ fn flow_sizes(flows: u32) -> Sizes {
     Sizes { flows4: flows6 * 2, flows6 }
 }
 
-/// The largest MTU of any device that could be a pod's, in bytes.
-async fn largest_mtu(prefix: &str) -> Result<u32> {
+/// The largest MTU of any device through which pods' packets go, in bytes: a bridge or an
+/// uplink tells of it before there are pods.
+async fn largest_mtu(near: &str) -> Result<u32> {
     let links = Netlink::open()?.links().await?;
-    let could_be_a_pods = |l: &&Link| l.veth && !l.name.starts_with(prefix);
-    let mtus = links.iter().filter(could_be_a_pods).map(|l| l.mtu);
+    let counts = |l: &&Link| !l.loopback && l.name != near;
+    let mtus = links.iter().filter(counts).map(|l| l.mtu);
     Ok(mtus.chain([ETHERNET_MTU]).max().unwrap_or(ETHERNET_MTU))
 }
 

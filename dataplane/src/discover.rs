@@ -195,7 +195,18 @@ mod tests {
 
     fn veth(index: u32, peer: u32, peer_netns: Option<i32>) -> Link {
         let name = format!("veth{index}");
-        Link { index, name, mtu: 1500, mac: MAC, veth: true, peer: Some(peer), peer_netns }
+        Link {
+            index,
+            name,
+            mtu: 1500,
+            mac: MAC,
+            veth: true,
+            tun: false,
+            master: false,
+            loopback: false,
+            peer: Some(peer),
+            peer_netns,
+        }
     }
 
     fn address(index: u32, text: &str, global: bool) -> LinkAddress {

@@ -11,7 +11,7 @@ use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
@@ -31,6 +31,12 @@ pub struct Link {
     pub mac: Option<[u8; 6]>,
     /// True for a veth.
     pub veth: bool,
+    /// True for a TUN or TAP device.
+    pub tun: bool,
+    /// True if it is a port of a bridge, a bond or the like.
+    pub master: bool,
+    /// True for the loopback device.
+    pub loopback: bool,
     /// Index of the veth's other end, in the other end's namespace.
     pub peer: Option<u32>,
     /// Where the other end is, as this namespace numbers namespaces; `None` = here.
@@ -249,6 +255,9 @@ fn link_of(message: &LinkMessage) -> Link {
         mtu: 0,
         mac: None,
         veth: false,
+        tun: false,
+        master: false,
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
         peer: None,
         peer_netns: None,
     };
@@ -259,8 +268,10 @@ fn link_of(message: &LinkMessage) -> Link {
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
             LinkAttribute::Link(peer) => link.peer = Some(*peer),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
+            LinkAttribute::Controller(_) => link.master = true,
             LinkAttribute::LinkInfo(infos) => {
                 link.veth |= infos.iter().any(|i| matches!(i, LinkInfo::Kind(InfoKind::Veth)));
+                link.tun |= infos.iter().any(|i| matches!(i, LinkInfo::Kind(InfoKind::Tun)));
             }
             _ => {}
         }

@@ -166,9 +166,8 @@ impl Pods {
                     device = new.device,
                     mtu = new.mtu,
                     limit = self.max_mtu,
-                    "packets larger than the limit will be lost on their way to a worker; \
-                     restart weir-dataplane so that it sizes its device anew (--io tap carries any size), \
-                     or lower the MTU"
+                    "packets larger than the limit will be lost on their way to a worker; restart \
+                     weir-dataplane with --io tap, which carries any size, or lower the MTU"
                 );
             }
         }

@@ -16,6 +16,8 @@ pub mod veth;
 use std::fs;
 use std::io;
 
+use crate::netlink::Netlink;
+
 /// What was asked for (`--io`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum IoMode {
@@ -47,8 +49,8 @@ impl Backend {
     }
 }
 
-/// The backend for what was asked, and why. `largest_mtu` is that of any device that could
-/// be a pod's, in bytes; `has_af_xdp` whether the kernel has such sockets.
+/// The backend for what was asked, and why. `largest_mtu` is that of any device of the node,
+/// in bytes: pods may come later; `has_af_xdp` whether the kernel has such sockets.
 pub fn choose(mode: IoMode, largest_mtu: u32, has_af_xdp: bool) -> (Backend, String) {
     let limit = veth::MAX_POD_MTU;
     match mode {
@@ -78,6 +80,24 @@ pub fn kernel_has_af_xdp() -> bool {
         socket(AddressFamily::XDP, SocketType::RAW, None),
         Err(Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT)
     )
+}
+
+/// Removes what an earlier daemon may have left under weir0's name, and nothing else.
+async fn remove_leftover(netlink: &Netlink, name: &str) -> io::Result<()> {
+    let Some(old) = netlink.links().await?.into_iter().find(|link| link.name == name) else {
+        return Ok(());
+    };
+    let has_address = netlink.addresses().await?.iter().any(|a| a.index == old.index);
+    if !(old.veth || old.tun) || old.master || has_address {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!(
+                "there is a device {name} that is not Weir's (it has an address, a master or \
+                 another type); choose another name with --device-prefix"
+            ),
+        ));
+    }
+    netlink.delete(old.index).await
 }
 
 /// `/proc/sys/net` shows the namespace of the thread that opens it. A node without

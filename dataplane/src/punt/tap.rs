@@ -43,9 +43,7 @@ impl PuntTap {
         chooser: BorrowedFd<'_>,
     ) -> io::Result<(Self, Vec<Tap>)> {
         let netlink = Netlink::open()?;
-        if let Some(old) = netlink.index_of(name).await? {
-            netlink.delete(old).await?;
-        }
+        super::remove_leftover(&netlink, name).await?;
         let (taps, offloads) = tap::make(name, queues, chooser)?;
         let index = netlink
             .index_of(name)

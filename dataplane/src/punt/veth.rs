@@ -5,8 +5,8 @@
 //!  pod's veth <── weir_return ────  weir0 <══ veth ══ weir1 <───────── AF_XDP sockets
 //! ```
 //!
-//! Invariants: both ends have one queue a worker; the MTU is the largest pod MTU plus
-//! the shim, else full-size packets vanish without a trace; transmit checksum and
+//! Invariants: both ends have one queue a worker; the MTU is the largest that XDP
+//! carries, since packets that do not fit vanish without a trace; transmit checksum and
 //! segmentation offload of weir0 are off, else workers see unfinished packets; neither
 //! end has an address, ARP or IPv6, so no frame of the kernel's own ever appears on it.
 
@@ -24,9 +24,8 @@ use super::disable_ipv6;
 const MAX_NATIVE_XDP_MTU: u32 = 4096 - 256 - 320 - 14;
 
 /// The largest MTU of a pod whose packets fit through the pair.
-pub const MAX_POD_MTU: u32 = MAX_NATIVE_XDP_MTU - SHIM_U32;
 #[allow(clippy::cast_possible_truncation, reason = "16")]
-const SHIM_U32: u32 = SHIM_LEN as u32;
+pub const MAX_POD_MTU: u32 = MAX_NATIVE_XDP_MTU - SHIM_LEN as u32;
 
 /// The punt pair, up and running. weir1's namespace dies with the last holder.
 #[derive(Debug)]
@@ -48,19 +47,12 @@ impl PuntPair {
     ///
     /// # Errors
     /// Names the step that the kernel refused, and why.
-    pub async fn make(prefix: &str, queues: u32, pod_mtu: u32) -> io::Result<Self> {
+    pub async fn make(prefix: &str, queues: u32) -> io::Result<Self> {
         let (near, far) = (format!("{prefix}0"), format!("{prefix}1"));
-        if pod_mtu > MAX_POD_MTU {
-            return Err(io::Error::other(format!(
-                "pods have an MTU of {pod_mtu}, and AF_XDP on a veth carries at most {MAX_POD_MTU} \
-                 bytes; use --io tap, or lower the pods' MTU"
-            )));
-        }
-        let mtu = pod_mtu + SHIM_U32;
+        // As large as XDP allows: pods may come with other MTUs later.
+        let mtu = MAX_NATIVE_XDP_MTU;
         let netlink = Netlink::open()?;
-        if let Some(old) = netlink.index_of(&near).await? {
-            netlink.delete(old).await?;
-        }
+        super::remove_leftover(&netlink, &near).await?;
         let netns = NetNs::create().map_err(|e| {
             io::Error::new(e.kind(), format!("cannot make a network namespace for {far}: {e}"))
         })?;

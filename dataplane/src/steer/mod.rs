@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::tc::SchedClassifierLink;
-use aya::{Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader};
 use weir_table::flow::layout::{v4_words, v6_words};
 use weir_table::mem::{Access, SharedWords};
 use weir_table::stamps::STAMP_SLOTS;
@@ -173,18 +173,25 @@ impl Steering {
         std::fs::create_dir_all(&links)
             .map_err(|source| SteerError::PinDir { path: links.clone(), source })?;
         forget_foreign_maps(pin_dir, sizes);
-        let mut loader = EbpfLoader::new();
-        for name in PINNED {
-            loader.map_pin_path(name, pin_dir.join(name));
-        }
-        loader.map_max_entries("weir_flows4", sizes.flows4);
-        loader.map_max_entries("weir_flows6", sizes.flows6);
         let object = match backend {
             Backend::AfXdp => OBJECT,
             Backend::Tap => TAP_OBJECT,
         };
-        let mut ebpf = loader.load(object).map_err(|e| SteerError::Load(chain(&e)))?;
-        Self::load_hooks(&mut ebpf)?;
+        // Without the kernel's types nobody knows where struct sk_buff has its fields.
+        let has_types = Btf::from_sys_fs().is_ok();
+        let ebpf = match load_object(object, pin_dir, sizes, has_types) {
+            Err(error) if has_types => {
+                let ebpf = load_object(object, pin_dir, sizes, false).map_err(|_| error)?;
+                tracing::warn!("{BLIND}");
+                ebpf
+            }
+            loaded => {
+                if !has_types {
+                    tracing::warn!("{BLIND}");
+                }
+                loaded?
+            }
+        };
         Ok(Self { ebpf, pin_dir: pin_dir.to_owned(), return_link: None })
     }
 
@@ -282,6 +289,31 @@ impl Steering {
         }
         Ok(())
     }
+}
+
+/// What an operator has to know if the hooks cannot look into struct sk_buff.
+const BLIND: &str = "this kernel does not let the hooks see which checksums are yet to be written \
+    (it needs BTF and no lockdown=confidentiality): a pod with CAP_NET_RAW may have ports and \
+    addresses overwritten behind a verdict; take NET_RAW from pods";
+
+/// Loads the object and its hooks. `sees_skb`: the hooks may read struct sk_buff.
+fn load_object(
+    object: &[u8],
+    pin_dir: &Path,
+    sizes: Sizes,
+    sees_skb: bool,
+) -> Result<Ebpf, SteerError> {
+    let sees_skb = u32::from(sees_skb);
+    let mut loader = EbpfLoader::new();
+    for name in PINNED {
+        loader.map_pin_path(name, pin_dir.join(name));
+    }
+    loader.map_max_entries("weir_flows4", sizes.flows4);
+    loader.map_max_entries("weir_flows6", sizes.flows6);
+    loader.override_global("weir_sees_skb", &sees_skb, true);
+    let mut ebpf = loader.load(object).map_err(|e| SteerError::Load(chain(&e)))?;
+    Steering::load_hooks(&mut ebpf)?;
+    Ok(ebpf)
 }
 
 /// bpffs is where pins live; without it a crash would open the node.

@@ -51,17 +51,17 @@ const OPEN: &[Probe] = &[
 
 #[test]
 fn open_flows_outlive_both_daemons_which_fail_closed() {
-    survive("closed", CLOSED, "steering.drop_no_worker");
+    survive("closed", "af_xdp", CLOSED, "steering.drop_no_worker");
 }
 
 #[test]
 fn open_flows_outlive_both_daemons_which_fail_open() {
-    survive("open", OPEN, "steering.pass_no_worker");
+    survive("open", "tap", OPEN, "steering.pass_no_worker");
 }
 
-fn survive(on_failure: &str, while_dead: &[Probe], counted: &str) {
+fn survive(on_failure: &str, io: &str, while_dead: &[Probe], counted: &str) {
     let Some(_turn) = turn() else { return };
-    let options = ["--workers", "1", "--on-failure", on_failure];
+    let options = ["--workers", "1", "--on-failure", on_failure, "--io", io];
     let (lab, folder) = node(Cni::Bridge);
     serve(&lab, "kurl");
     let mut weir = Weir::start(&lab, folder, &options);

@@ -19,6 +19,7 @@
 //! | [`verdicts`] | hooks open and deny by what was said of others; a flood of new flows |
 //! | [`drops`] | dropped packets one by one: reason, policy, pods; a capture that tshark reads |
 //! | [`seeds`] | connections from before Weir keep the direction in which they were opened |
+//! | [`unfinished`] | no checksum is written over what was judged |
 //! | [`vectors`] | cases of a public suite with real packets, TCP, UDP and SCTP |
 //! | [`tap`] | jumbo frames and uncut bulk by a TAP device |
 //! | [`layer2`] | what a pod may not send on its link; groups; fragments in any order |
@@ -47,6 +48,7 @@ mod reload;
 mod seeds;
 mod stream;
 mod tap;
+mod unfinished;
 mod validity;
 mod vectors;
 mod verdicts;

@@ -178,9 +178,18 @@ fn outside(family: Family) -> IpAddr {
 /// 40,000 hand-overs it is overtaken (FLOW.md, "Order"); without counting hundreds are.
 #[test]
 fn a_burst_from_the_first_packet_keeps_its_order() {
+    burst_keeps_its_order("af_xdp");
+}
+
+#[test]
+fn a_burst_through_the_tap_device_keeps_its_order() {
+    burst_keeps_its_order("tap");
+}
+
+fn burst_keeps_its_order(io: &str) {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
-    let weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let weir = Weir::start(&lab, folder, &["--workers", "1", "--io", io]);
     for family in Family::BOTH {
         let burst = Burst::between(&lab, family);
         let before = settled(&weir);

@@ -18,9 +18,18 @@ pub struct Wire {
 impl Wire {
     /// socat in the pod turns each datagram on its loopback into a frame on eth0.
     pub fn of(lab: &Lab, pod: &str) -> Self {
+        Self::to(lab, pod, "INTERFACE:eth0")
+    }
+
+    /// The same with a `struct virtio_net_hdr` before each frame (packet(7), PACKET_VNET_HDR).
+    pub fn with_vnet_header(lab: &Lab, pod: &str) -> Self {
+        Self::to(lab, pod, "INTERFACE:eth0,setsockopt-int=263:15:1")
+    }
+
+    fn to(lab: &Lab, pod: &str, interface: &str) -> Self {
         let socat = lab
             .enter(pod, "socat")
-            .args(["-u", "UDP4-RECV:7777,bind=127.0.0.1,rcvbuf=4194304", "INTERFACE:eth0"])
+            .args(["-u", "UDP4-RECV:7777,bind=127.0.0.1,rcvbuf=4194304", interface])
             .spawn()
             .unwrap();
         let feed = lab.within(pod, || UdpSocket::bind(("127.0.0.1", 0)).unwrap());

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * Bytes of a packet that the kernel has yet to write.
+ *
+ * A packet between pods carries no checksum: ip_summed is CHECKSUM_PARTIAL, and whoever sends it
+ * on a real wire writes it, at csum_start + csum_offset. A stack puts both where they belong. But
+ * who may open packet sockets (CAP_NET_RAW, which containers have by default) may choose them
+ * (PACKET_VNET_HDR), and the payload so that any 16 bits get written: into the destination port,
+ * say, long after the verdict. So a packet passes only if what is yet to be written lies where no
+ * verdict looks.
+ *
+ * The hooks' context does not show these fields. They are read from struct sk_buff, which the
+ * context is in truth, by offsets of the running kernel (CO-RE).
+ */
+#ifndef WEIR_UNFINISHED_H
+#define WEIR_UNFINISHED_H
+
+#include <bpf/bpf_core_read.h>
+
+#include "parse.h"
+#include "tuple.h"
+
+/* Whether the kernel lets the program look (src/steer/mod.rs). */
+const volatile __u32 weir_sees_skb = 1;
+
+#define CHECKSUM_PARTIAL 3
+
+/* What is read of it; the loader puts in where the kernel has it. */
+struct sk_buff {
+	__u8 ip_summed : 2;
+	union {
+		__u32 csum;
+		struct {
+			__u16 csum_start;
+			__u16 csum_offset;
+		};
+	};
+	__u16 mac_header;
+} __attribute__((preserve_access_index));
+
+#define OFFSET_OF(field) bpf_core_field_offset(struct sk_buff, field)
+/* From ip_summed on, all that is wanted lies within so many bytes, in every kernel so far. */
+#define WINDOW 64
+
+/* Where they are read to: the hooks' stack has no room. No packet interrupts another here. */
+struct window {
+	__u8 bytes[WINDOW];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct window);
+} weir_window SEC(".maps");
+
+static __always_inline __u16 at(const __u8 *window, __u32 base, __u32 offset)
+{
+	offset -= base;
+	return offset <= WINDOW - 2 ? *(const __u16 *)(window + offset) : 0;
+}
+
+/* Where in the frame something is yet to be written, counted from its Ethernet header; 0 if
+ * nothing is. */
+static __always_inline __u32 unfinished_at(struct __sk_buff *skb)
+{
+	const struct sk_buff *s = (const void *)skb;
+	__u32 base = __builtin_preserve_field_info(s->ip_summed, BPF_FIELD_BYTE_OFFSET);
+	struct window *window;
+	__u32 zero = 0;
+	__u64 summed;
+	__u8 *bytes;
+
+	if (!weir_sees_skb)
+		return 0;
+	window = bpf_map_lookup_elem(&weir_window, &zero);
+	if (!window || bpf_probe_read_kernel(window, sizeof(*window), (const void *)s + base))
+		return 0;
+	bytes = window->bytes;
+	summed = bytes[0];
+	summed <<= __builtin_preserve_field_info(s->ip_summed, BPF_FIELD_LSHIFT_U64);
+	summed >>= __builtin_preserve_field_info(s->ip_summed, BPF_FIELD_RSHIFT_U64);
+	if (summed != CHECKSUM_PARTIAL)
+		return 0;
+	return (__u16)(at(bytes, base, OFFSET_OF(csum_start)) -
+		       at(bytes, base, OFFSET_OF(mac_header))) +
+	       at(bytes, base, OFFSET_OF(csum_offset));
+}
+
+/*
+ * Whether a place is none that a verdict rests on, given where the transport header begins:
+ * the checksums of UDP, SCTP (4 bytes) and TCP, and all that comes after TCP's. Ports, lengths,
+ * TCP's flags, the type of SCTP's first chunk, the identifier of an echo lie elsewhere.
+ */
+static __always_inline int is_harmless(__u32 place, __u32 transport)
+{
+	return place == transport + 6 || place == transport + 8 || place >= transport + 16;
+}
+
+/* For the fast path, which knows packets without options and extension headers only. */
+static __always_inline int is_plainly_finished(struct __sk_buff *skb)
+{
+	__u32 header = skb->protocol == bpf_htons(ETH_P_IPV6) ? 40 : 20;
+	__u32 place = unfinished_at(skb);
+
+	return !place || is_harmless(place, ETH_HLEN + header);
+}
+
+/* Headers of an IPv6 packet that are walked in search of the transport's. */
+#define EXTENSIONS 6
+
+static __always_inline __u32 transport6(struct __sk_buff *skb, __u8 *next)
+{
+	__u32 at = ETH_HLEN + 40;
+	__u8 head[2];
+
+	for (int i = 0; i < EXTENSIONS; i++) {
+		if (!is_extension(*next) || *next == 59)
+			return at;
+		if (bpf_skb_load_bytes(skb, at, head, sizeof(head)))
+			return 0;
+		/* A fragment header has 8 bytes, authentication counts words of 4. */
+		at += *next == 44 ? 8 : *next == 51 ? (head[1] + 2) * 4 : (head[1] + 1) * 8;
+		*next = head[0];
+	}
+	return is_extension(*next) ? 0 : at;
+}
+
+/* The same for every packet. A global function: see steer_undecided(). */
+__noinline int is_finished(struct __sk_buff *skb)
+{
+	__u32 place = unfinished_at(skb), transport = 0;
+	__u8 first, next;
+
+	if (!place)
+		return 1;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &first, 1) ||
+		    bpf_skb_load_bytes(skb, ETH_HLEN + 9, &next, 1))
+			return 0;
+		transport = ETH_HLEN + (first & 15) * 4;
+	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + 6, &next, 1))
+			return 0;
+		transport = transport6(skb, &next);
+	}
+	/* No stack leaves an ICMP checksum to others, and its errors quote headers. */
+	if (!transport || next == IPPROTO_ICMP || next == IPPROTO_ICMPV6)
+		return 0;
+	return is_harmless(place, transport);
+}
+
+#endif
