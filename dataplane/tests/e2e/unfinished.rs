@@ -46,6 +46,17 @@ fn sum(bytes: &[u8]) -> u16 {
     total as u16
 }
 
+/// What UDP's checksum covers besides the datagram (RFC 768, RFC 8200 section 8.1).
+fn pseudo_header(ends: (IpAddr, IpAddr), length: u8) -> Vec<u8> {
+    let mut bytes = match ends {
+        (IpAddr::V4(from), IpAddr::V4(to)) => [from.octets(), to.octets()].concat(),
+        (IpAddr::V6(from), IpAddr::V6(to)) => [from.octets(), to.octets()].concat(),
+        mixed => unreachable!("{mixed:?}"),
+    };
+    bytes.extend([0, 17, 0, length]);
+    bytes
+}
+
 #[test]
 fn no_checksum_is_written_over_what_was_judged() {
     let Some(_turn) = turn() else { return };
@@ -78,9 +89,13 @@ fn no_checksum_is_written_over_what_was_judged() {
             let mut wire = Wire::with_vnet_header(&lab, "curl");
             let mut buffer = [0; 64];
 
-            // As a stack does it: where the checksum belongs.
+            // As a stack does it: where the checksum belongs, over the pseudo-header's sum.
+            let mut honest = frame(5555, ALLOWED, b"honest");
+            let at = usize::from(start) + 6;
+            let pseudo = sum(&pseudo_header((own, to), 8 + 6));
+            honest[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
             for _ in 0..3 {
-                wire.send(&unfinished(&frame(5555, ALLOWED, b"honest"), start, 6));
+                wire.send(&unfinished(&honest, start, 6));
             }
             wire.flush();
             let (length, _) = allowed.recv_from(&mut buffer).unwrap_or_else(|error| {
@@ -94,6 +109,7 @@ fn no_checksum_is_written_over_what_was_judged() {
             let ports = [5555, 5556, 5557];
             for sport in ports {
                 let mut evil = frame(sport, ALLOWED, &[0; 8]);
+                evil[at..at + 2].fill(0); // receivers of IPv4 take it without
                 let rest = sum(&evil[usize::from(start)..]);
                 let missing = sum(&[(!WANTED).to_be_bytes(), (!rest).to_be_bytes()].concat());
                 let end = evil.len();
