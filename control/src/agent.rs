@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::compile::{Compiled, compile};
 use crate::index::{Changes, Index};
 use crate::ledger::Ledger;
-use crate::model::{Complaint, Origin, Severity};
+use crate::model::{Complaint, Effect, Origin, Severity};
 use crate::names::NamesWriter;
 use crate::publisher::{Desired, Mailbox};
 use crate::source::watch::{Handle, Wake, Watch};
@@ -33,6 +34,7 @@ pub struct Agent {
     mailbox: Arc<Mailbox>,
     ledger: Arc<Ledger>,
     names: Option<NamesWriter>,
+    run_dir: Option<PathBuf>,
     index: Index,
     /// The compiler's last result, and the image as it was handed over.
     compiled: Option<(Compiled, Desired)>,
@@ -40,6 +42,10 @@ pub struct Agent {
     complaints: Vec<Complaint>,
     logged: BTreeSet<(u8, String)>,
     skipped: Option<String>,
+    /// Files of which nothing is in force.
+    unread: usize,
+    /// Why the last good content of files could not be kept, as it was logged.
+    unkept: Option<String>,
 }
 
 impl Agent {
@@ -64,11 +70,14 @@ impl Agent {
             mailbox,
             ledger,
             names: None,
+            run_dir: None,
             index: Index::default(),
             compiled: None,
             complaints: Vec::new(),
             logged: BTreeSet::new(),
             skipped: None,
+            unread: 0,
+            unkept: None,
         })
     }
 
@@ -76,6 +85,15 @@ impl Agent {
     #[must_use]
     pub fn naming(mut self, names: NamesWriter) -> Self {
         self.names = Some(names);
+        self
+    }
+
+    /// Keeps the last good content of files in the run directory, and looks there for what the
+    /// dataplane enforces.
+    #[must_use]
+    pub fn keeping(mut self, run_dir: &Path) -> Self {
+        self.folder = self.folder.keeping(run_dir);
+        self.run_dir = Some(run_dir.to_owned());
         self
     }
 
@@ -104,6 +122,7 @@ impl Agent {
                 let folder = self.folder.path().display().to_string();
                 let complaint = Complaint {
                     severity: Severity::Refused,
+                    effect: Effect::NotEnforced,
                     origin: Origin { file: folder.into(), line: 0 },
                     object: String::new(),
                     field: String::new(),
@@ -117,14 +136,46 @@ impl Agent {
             }
         };
         let changes = self.index.sync(&state.loaded.objects);
-        self.review(&state);
+        let held = self.is_held(&state);
+        self.review(&state, held);
         let is_first = self.compiled.is_none();
-        if changes.verdicts() || is_first {
+        if !held {
+            self.folder.settle();
+        }
+        self.keep();
+        if !held && (changes.verdicts() || is_first) {
             self.compile(changes, since);
         }
         // Last: nothing is decided by names.
         if let Some(names) = self.names.as_ref().filter(|_| changes.pods || is_first) {
             names.put(&self.index);
+        }
+    }
+
+    /// Whether the dataplane keeps the table that it has: it may enforce policies of files that
+    /// cannot be read now, and nobody knows what they said. Only before the first table of this
+    /// process; after that its own memory is complete.
+    fn is_held(&self, state: &State) -> bool {
+        let enforces = |run_dir: &PathBuf| run_dir.join(weir_table::TABLE_FILE).exists();
+        state.unknown > 0 && self.compiled.is_none() && self.run_dir.as_ref().is_some_and(enforces)
+    }
+
+    /// Keeps what is read, before any of it is published.
+    fn keep(&mut self) {
+        let why = match self.folder.keep() {
+            Ok(()) => None,
+            // Before the first dataplane there is nothing to keep it for.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Some("another weir-control keeps its own".to_owned())
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if why != self.unkept {
+            if let Some(why) = &why {
+                warn!("the last good content of files cannot be kept for a restart: {why}");
+            }
+            self.unkept = why;
         }
     }
 
@@ -187,9 +238,24 @@ impl Agent {
         Some(self.index.pods().filter(|pod| pod.node.as_deref() == Some(node)).count())
     }
 
-    fn review(&mut self, state: &State) {
+    fn review(&mut self, state: &State, held: bool) {
         self.complaints.clone_from(&state.loaded.complaints);
         self.complaints.extend(self.index.conflicts());
+        self.unread = state.unread;
+        if held {
+            self.complaints.push(Complaint {
+                severity: Severity::Refused,
+                effect: Effect::NotEnforced,
+                origin: Origin { file: self.folder.path().display().to_string().into(), line: 0 },
+                object: String::new(),
+                field: String::new(),
+                message: format!(
+                    "{} of its files cannot be read, and what they said before this process began is not known; repair or remove them",
+                    state.unknown
+                ),
+                consequence: "until then nothing is published, and the dataplane keeps the table that it has".to_owned(),
+            });
+        }
         self.report(self.complaints.clone());
         let skipped = state.loaded.skipped_in_words();
         if skipped != self.skipped {
@@ -202,7 +268,7 @@ impl Agent {
 
     /// Logs what is new, and that what was logged before is settled; tells the ledger.
     fn report(&mut self, complaints: Vec<Complaint>) {
-        self.ledger.input(&self.index, &complaints);
+        self.ledger.input(&self.index, &complaints, self.unread);
         let lines = complaints.iter().map(|c| (c.severity as u8, c.to_string()));
         let now: BTreeSet<(u8, String)> = lines.collect();
         for (severity, text) in now.difference(&self.logged) {

@@ -19,7 +19,7 @@ use tracing::warn;
 use crate::index::Index;
 use crate::metrics::Metrics;
 use crate::model::Complaint;
-use crate::record::{ComplaintRecord, Record, RecordFile, unsupported_rules};
+use crate::record::{ComplaintRecord, Record, RecordFile, Unsupported};
 
 /// The books of one process.
 #[derive(Debug)]
@@ -57,17 +57,20 @@ impl Ledger {
         &self.metrics
     }
 
-    /// The objects in force and all complaints about what was read.
-    pub fn input(&self, index: &Index, complaints: &[Complaint]) {
-        let unsupported = unsupported_rules(complaints);
+    /// The objects in force, all complaints about what was read, and of how many files nothing is
+    /// in force.
+    pub fn input(&self, index: &Index, complaints: &[Complaint], unread: usize) {
+        let unsupported = Unsupported::of(complaints);
         self.metrics.set_input(index, complaints, unsupported);
+        self.metrics.set_unread(unread);
         let mut sorted: Vec<&Complaint> = complaints.iter().collect();
         sorted.sort_by_key(|complaint| std::cmp::Reverse(complaint.severity));
         self.change(|record| {
             record.policies = index.policies().len();
             record.pods = index.pods().len();
             record.namespaces = index.namespaces().len();
-            record.unsupported_rules = unsupported;
+            record.unsupported_rules = unsupported.rules;
+            record.not_enforced = unsupported.not_enforced;
             record.complaints = sorted.into_iter().map(ComplaintRecord::from).collect();
         });
     }

@@ -122,10 +122,12 @@ fn peers_match(
         }
         Peer::Pods { namespaces, pods } => pod.is_some_and(|pod| {
             let in_namespace = match namespaces {
-                // A namespace that could not be read is selected by nobody.
-                Some(selector) => index
-                    .selectable_labels(&pod.key.namespace)
-                    .is_some_and(|labels| selects(selector, &labels)),
+                Some(selector) => match index.namespace(&pod.key.namespace) {
+                    // A namespace that could not be read is selected by nobody.
+                    Some(namespace) => !namespace.refused && selects(selector, &namespace.labels),
+                    // Of one that is not there only the name is known.
+                    None => selects_by_name(selector, &pod.key.namespace),
+                },
                 // "Otherwise it selects the pods matching podSelector in the policy's own
                 // namespace."
                 None => pod.key.namespace == policy.key.namespace,
@@ -172,6 +174,20 @@ fn port_matches(rule: &PortRule, destination: Option<&Pod>, port: u16) -> bool {
             })
         }),
     }
+}
+
+/// "kubernetes.io/metadata.name: The Kubernetes API server sets this label on all namespaces" (well-
+/// known labels). Whether another label is there is not known, so no requirement on it holds.
+fn selects_by_name(selector: &LabelSelector, name: &str) -> bool {
+    selector.requirements.iter().all(|requirement| {
+        requirement.key == "kubernetes.io/metadata.name"
+            && match requirement.operator {
+                Operator::In => requirement.values.iter().any(|value| value == name),
+                Operator::NotIn => !requirement.values.iter().any(|value| value == name),
+                Operator::Exists => true,
+                Operator::DoesNotExist => false,
+            }
+    })
 }
 
 /// `metav1.LabelSelector`: "The result of matchLabels and matchExpressions are ANDed. An empty

@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Complaint, Severity};
+use crate::model::{Complaint, Effect, Severity};
 
 /// The record.
 pub const RECORD_FILE: &str = "control.json";
@@ -36,6 +36,9 @@ pub const LOCK_FILE: &str = "control.lock";
 pub struct ComplaintRecord {
     /// `refused`, `skipped` or `warning`.
     pub severity: String,
+    /// `closed` (it isolates and allows nothing), `not_enforced`, or empty.
+    #[serde(default)]
+    pub effect: String,
     /// The file.
     pub file: String,
     /// The line, 0 if unknown.
@@ -55,6 +58,7 @@ impl ComplaintRecord {
     pub fn text(&self) -> String {
         Complaint {
             severity: Severity::Refused,
+            effect: Effect::Nothing,
             origin: crate::model::Origin { file: self.file.as_str().into(), line: self.line },
             object: self.object.clone(),
             field: self.field.clone(),
@@ -69,6 +73,12 @@ impl From<&Complaint> for ComplaintRecord {
     fn from(complaint: &Complaint) -> Self {
         Self {
             severity: severity_name(complaint.severity).to_owned(),
+            effect: match complaint.effect {
+                Effect::Nothing => "",
+                Effect::Closed => "closed",
+                Effect::NotEnforced => "not_enforced",
+            }
+            .to_owned(),
             file: complaint.origin.file.to_string(),
             line: complaint.origin.line,
             object: complaint.object.clone(),
@@ -103,8 +113,11 @@ pub struct Record {
     pub pods: usize,
     /// Namespaces that are declared.
     pub namespaces: usize,
-    /// Rules, and policies as a whole, that cannot be honoured.
+    /// Rules, and policies as a whole, that cannot be honoured: they isolate and allow nothing.
     pub unsupported_rules: usize,
+    /// Objects and files that are not in force at all.
+    #[serde(default)]
+    pub not_enforced: usize,
     /// All that could not be honoured, or is worth a look; what weighs most first.
     pub complaints: Vec<ComplaintRecord>,
     /// The last generation that all workers said to enforce; 0 = none yet.
@@ -113,23 +126,43 @@ pub struct Record {
     pub connected: bool,
 }
 
-/// How many rules of policies cannot be honoured; a policy of which nothing can be counts as one,
-/// of whatever API it is.
-pub fn unsupported_rules(complaints: &[Complaint]) -> usize {
-    let of_policy = |complaint: &&Complaint| {
-        let kind = complaint.object.split(' ').next().unwrap_or_default();
-        complaint.severity != Severity::Warning && kind.ends_with("NetworkPolicy")
-    };
-    let places = complaints.iter().filter(of_policy).map(|complaint| {
-        // `spec.ingress[0]` of `spec.ingress[0].ports[0].port`.
-        let rule = ["spec.ingress[", "spec.egress["].iter().find_map(|list| {
-            let rest = complaint.field.strip_prefix(list)?;
-            Some(&complaint.field[..list.len() + rest.find(']')? + 1])
-        });
-        // Of one object in two files, only one is in force.
-        (&complaint.origin.file, &complaint.object, rule)
-    });
-    places.collect::<BTreeSet<_>>().len()
+/// How much of the input is not in force as written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Rules of policies that are refused, and policies of which nothing can be honoured: they
+    /// isolate and allow nothing.
+    pub rules: usize,
+    /// Objects and files that are not in force at all: policies of an API that is not enforced, a
+    /// policy or pod written twice, a pod without a readable address, an unreadable file.
+    pub not_enforced: usize,
+}
+
+impl Unsupported {
+    /// Counts them, each once however much is wrong with it.
+    pub fn of<'a>(complaints: impl IntoIterator<Item = &'a Complaint>) -> Self {
+        let (mut rules, mut not_enforced) = (BTreeSet::new(), BTreeSet::new());
+        for Complaint { effect, origin, object, field, .. } in complaints {
+            match effect {
+                Effect::Closed if object.starts_with("NetworkPolicy ") => {
+                    // `spec.ingress[0]` of `spec.ingress[0].ports[0].port`.
+                    let rule = ["spec.ingress[", "spec.egress["].iter().find_map(|list| {
+                        let rest = field.strip_prefix(list)?;
+                        Some(&field[..list.len() + rest.find(']')? + 1])
+                    });
+                    // Of one object in two files, only one is in force.
+                    rules.insert((&origin.file, object, rule));
+                }
+                Effect::NotEnforced => {
+                    // Objects that cannot be told apart by name can by line.
+                    let named = object.contains(' ');
+                    let line = if named { 0 } else { origin.line };
+                    not_enforced.insert((&origin.file, object, line));
+                }
+                Effect::Closed | Effect::Nothing => {}
+            }
+        }
+        Self { rules: rules.len(), not_enforced: not_enforced.len() }
+    }
 }
 
 /// Writes records into a run directory.
@@ -244,9 +277,11 @@ spec:
     #[test]
     fn rules_are_counted_once_and_policies_as_a_whole() {
         let complaints = load("bad.yaml", BAD.as_bytes()).unwrap().complaints;
-        // Two ingress rules and one egress rule; the policy without a rule; the cluster policy.
-        assert_eq!(unsupported_rules(&complaints), 5, "{complaints:?}");
-        assert_eq!(unsupported_rules(&[]), 0);
+        // Two ingress rules and one egress rule; the policy without a rule. The cluster policy
+        // isolates nobody.
+        let expect = Unsupported { rules: 4, not_enforced: 1 };
+        assert_eq!(Unsupported::of(&complaints), expect, "{complaints:?}");
+        assert_eq!(Unsupported::of(&[]), Unsupported::default());
     }
 
     #[test]

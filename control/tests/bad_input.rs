@@ -566,10 +566,19 @@ items:
     assert!(loaded.skipped_in_words().unwrap().contains("1 ConfigMap"));
     let texts: Vec<String> = loaded.complaints.iter().map(|c| c.to_string()).collect();
     for (part, severity) in [
-        ("ClusterNetworkPolicy c: policy.networking.k8s.io/v1alpha2", Severity::Skipped),
+        (
+            "ClusterNetworkPolicy c: kind: `ClusterNetworkPolicy` of policy.networking.k8s.io/v1alpha2 is not enforced",
+            Severity::Skipped,
+        ),
         ("Gadget ns/g: kind: unknown kind `Gadget` of example.org/v1", Severity::Skipped),
-        ("NetworkPolice ns/m: kind: unknown kind", Severity::Skipped),
-        ("NetworkPolicy ns/k: kind: unknown kind", Severity::Skipped),
+        (
+            "NetworkPolice ns/m: kind: `NetworkPolice` of networking.k8s.io/v1 is not enforced",
+            Severity::Skipped,
+        ),
+        (
+            "NetworkPolicy ns/k: kind: `NetworkPolicy` of projectcalico.org/v3 is not enforced",
+            Severity::Skipped,
+        ),
         ("is a number, must be a string", Severity::Refused),
         ("is a string, not an object", Severity::Refused),
     ] {

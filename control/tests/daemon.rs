@@ -182,6 +182,47 @@ fn bad_input_is_named_and_the_rest_enforced() {
     control.stop(Signal::TERM);
 }
 
+/// A file that is broken when weir-control begins anew: what it said before stays in force.
+#[test]
+fn a_restart_over_a_broken_file_opens_nothing() {
+    let world = World::new();
+    world.write("pods.yaml", PODS);
+    world.write("deny.yaml", DENY);
+    let mut dataplane = Dataplane::start(&world.run, 0);
+    let mut control = world.control();
+    dataplane.until("10.0.0.2", "10.0.0.1", false);
+    control.expect("generation enforced by all workers");
+    control.kill();
+    world.write("deny.yaml", "apiVersion: \"networking.k8s.io");
+    let mut control = world.control();
+    control.expect("its last good content stays in force");
+    dataplane.next();
+    assert!(!dataplane.allows("10.0.0.2", "10.0.0.1"));
+    control.stop(Signal::TERM);
+}
+
+/// Without a record of the last good content the dataplane's table is left alone.
+#[test]
+fn what_may_have_been_in_force_is_not_replaced() {
+    let world = World::new();
+    world.write("pods.yaml", PODS);
+    world.write("deny.yaml", "apiVersion: \"networking.k8s.io");
+    let mut dataplane = Dataplane::start(&world.run, 7);
+    // As a dataplane leaves it that enforces something.
+    fs::write(world.run.join(weir_table::TABLE_FILE), "").unwrap();
+    let mut control = world.control();
+    control.expect("until then nothing is published, and the dataplane keeps the table");
+    assert_eq!(dataplane.poll(Duration::from_millis(300)), None);
+    // Repaired.
+    world.write("deny.yaml", DENY);
+    dataplane.until("10.0.0.2", "10.0.0.1", false);
+    // From now on its own memory is complete: a new broken file holds nothing up.
+    world.write("more.yaml", "{");
+    world.remove("deny.yaml");
+    dataplane.until("10.0.0.2", "10.0.0.1", true);
+    control.stop(Signal::TERM);
+}
+
 #[test]
 fn it_says_why_it_cannot_start() {
     for (source, part) in [

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use weir_control::eval::Offline;
 use weir_control::index::Index;
-use weir_control::model::{Protocol, Severity, load};
+use weir_control::model::{ObjectId, Protocol, Severity, load};
 use weir_control::oracle::{self, Traffic};
 use weir_table::Address;
 use weir_table::classify::Connection;
@@ -116,5 +116,35 @@ fn a_pod_whose_labels_cannot_be_read_is_isolated() {
         let (offline, refusals) = cluster(PEER, "{}", labels);
         assert_eq!(reach(&offline), (false, false), "{labels}");
         assert!(refusals[0].contains("Pod other/client"), "{refusals:?}");
+    }
+}
+
+/// Of a namespace that is not declared only the name is known. Whether it lacks another label is
+/// not, so no requirement on one holds.
+#[test]
+fn of_an_undeclared_namespace_only_the_name_is_known() {
+    let expression = |key: &str, rest: &str| {
+        format!("{{namespaceSelector: {{matchExpressions: [{{key: {key}, {rest}}}]}}}}")
+    };
+    const NAME: &str = "kubernetes.io/metadata.name";
+    let both = "{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: other}, matchExpressions: [{key: team, operator: DoesNotExist}]}}";
+    for (peer, expect) in [
+        ("{namespaceSelector: {}}".to_owned(), true),
+        (expression(NAME, "operator: In, values: [other]"), true),
+        (expression(NAME, "operator: NotIn, values: [shop]"), true),
+        (expression(NAME, "operator: Exists"), true),
+        (expression(NAME, "operator: In, values: [shop]"), false),
+        (expression(NAME, "operator: NotIn, values: [other]"), false),
+        (expression(NAME, "operator: DoesNotExist"), false),
+        (expression("team", "operator: In, values: [a]"), false),
+        (expression("team", "operator: NotIn, values: [a]"), false),
+        (expression("team", "operator: Exists"), false),
+        (expression("team", "operator: DoesNotExist"), false),
+        (both.to_owned(), false),
+    ] {
+        let (mut offline, _) = cluster(&peer, "{}", "{}");
+        offline.index.delete(&ObjectId::Namespace("other".to_owned()));
+        let offline = Offline::of(offline.index).unwrap();
+        assert_eq!(reach(&offline), (true, expect), "{peer}");
     }
 }

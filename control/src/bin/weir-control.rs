@@ -86,7 +86,8 @@ fn run(args: &Args) -> Result<()> {
         let mailbox = Arc::new(Mailbox::new().context("no eventfd")?);
         let agent =
             Agent::new(&folder, args.node.clone(), Arc::clone(&mailbox), Arc::clone(&ledger))?
-                .naming(names);
+                .naming(names)
+                .keeping(&run_dir);
         let courier = Courier::new(
             Arc::clone(&mailbox),
             Arc::clone(&ledger),

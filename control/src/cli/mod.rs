@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::index::Index;
-use crate::model::{Loaded, Severity, load};
+use crate::model::{Effect, Loaded, Severity, load};
 use crate::source::Folder;
 use crate::source::dir::unique;
 
@@ -103,7 +103,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// What was read, and whether some of it was refused.
+/// What was read, and whether some of it is refused or not enforced.
 struct Input {
     index: Index,
     refused: bool,
@@ -140,7 +140,12 @@ fn read_manifests(paths: &[PathBuf]) -> Result<Input> {
     let mut refused = false;
     for complaint in all.complaints.iter().chain(&conflicts) {
         refused |= complaint.severity == Severity::Refused;
-        eprintln!("weir: {}: {complaint}", severity_word(complaint.severity));
+        refused |= complaint.effect == Effect::NotEnforced;
+        let word = match complaint.effect {
+            Effect::NotEnforced => "NOT ENFORCED",
+            _ => severity_word(complaint.severity),
+        };
+        eprintln!("weir: {word}: {complaint}");
     }
     if let Some(words) = skipped {
         eprintln!("weir: {words}");

@@ -11,21 +11,26 @@ use std::net::IpAddr;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::blocks::{Blocks, count};
-use crate::index::{Index, Owner};
+use crate::index::{Index, NamespaceLabels, Owner};
 use crate::model::{
     Direction, LabelSelector, Labels, NetworkPolicy, Operator, Peer, Pod, PortMatch, Protocol,
+    namespace::NAME_LABEL,
 };
 
 /// The value number of an absent label.
 pub(super) const ABSENT: u32 = 0;
 /// The value number of a label whose value no selector mentions.
 const OTHER: u32 = 1;
+/// The value number of a label of which nobody knows whether it is there.
+const UNKNOWN: u32 = 2;
+/// The first number of a value that selectors mention.
+const FIRST: usize = 3;
 
 /// Label keys and values that selectors mention, numbered.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Words {
     keys: FxHashMap<String, u32>,
-    /// (key, value) → value number, from 2.
+    /// (key, value) → value number, from [`FIRST`].
     values: FxHashMap<(u32, String), u32>,
 }
 
@@ -35,7 +40,7 @@ impl Words {
             let next = count(self.keys.len());
             let key = *self.keys.entry(requirement.key.clone()).or_insert(next);
             for value in &requirement.values {
-                let next = count(self.values.len() + 2);
+                let next = count(self.values.len() + FIRST);
                 self.values.entry((key, value.clone())).or_insert(next);
             }
         }
@@ -43,7 +48,12 @@ impl Words {
 
     /// The labels' values, one a key.
     pub(super) fn encode(&self, labels: &Labels) -> Box<[u32]> {
-        let mut values = vec![ABSENT; self.keys.len()].into_boxed_slice();
+        self.encode_over(ABSENT, labels)
+    }
+
+    /// The labels' values, and the same for every key that they lack.
+    fn encode_over(&self, lacking: u32, labels: &Labels) -> Box<[u32]> {
+        let mut values = vec![lacking; self.keys.len()].into_boxed_slice();
         for (key, value) in labels {
             if let Some(&key) = self.keys.get(key) {
                 let number = self.values.get(&(key, value.clone())).copied().unwrap_or(OTHER);
@@ -79,6 +89,7 @@ impl Matcher {
         self.requirements.iter().all(|(key, operator, values)| {
             let value = labels.get(*key as usize).copied().unwrap_or(ABSENT);
             match operator {
+                _ if value == UNKNOWN => false,
                 Operator::In => value != ABSENT && values.contains(&value),
                 Operator::NotIn => value == ABSENT || !values.contains(&value),
                 Operator::Exists => value != ABSENT,
@@ -201,8 +212,14 @@ impl Vocabulary {
 
     fn add_namespace(&mut self, index: &Index, name: &str) {
         if !self.namespaces.contains_key(name) {
-            let labels = index.selectable_labels(name);
-            let labels = labels.map(|labels| self.namespace_words.encode(&labels));
+            let labels = match index.namespace_labels(name) {
+                NamespaceLabels::Unknown => None,
+                NamespaceLabels::Known(labels) => Some(self.namespace_words.encode(labels)),
+                NamespaceLabels::NameOnly(name) => {
+                    let labels = Labels::from([(NAME_LABEL.to_owned(), name)]);
+                    Some(self.namespace_words.encode_over(UNKNOWN, &labels))
+                }
+            };
             self.namespaces.insert(name.to_owned(), count(self.namespace_labels.len()));
             self.namespace_labels.push(labels);
         }

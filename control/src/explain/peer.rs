@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use super::ends::stranger;
 use super::near::{Edit, Fix, Miss, Question};
 use super::words::one_of;
+use crate::index::NamespaceLabels;
 use crate::model::namespace::NAME_LABEL;
 use crate::model::{LabelSelector, Labels, NetworkPolicy, Operator, Peer, Requirement};
 
@@ -59,7 +60,7 @@ fn pod_misses(
     };
     let mut misses = Vec::new();
     let namespace = &pod.key.namespace;
-    let labels = question.index.selectable_labels(namespace);
+    let labels = question.index.namespace_labels(namespace);
     match (namespaces, labels) {
         (None, labels) if *namespace != policy.key.namespace => {
             let text = format!(
@@ -68,19 +69,27 @@ fn pod_misses(
             );
             let selector = LabelSelector::labels([(NAME_LABEL, namespace.as_str())]);
             let fix = match labels {
-                Some(_) => Fix::Edit(Edit::NamespaceSelector(selector)),
-                None => Fix::Nothing,
+                NamespaceLabels::Unknown => Fix::Nothing,
+                _ => Fix::Edit(Edit::NamespaceSelector(selector)),
             };
             misses.push(Miss::new(text, fix));
         }
         (None, _) => {}
-        (Some(_), None) => {
+        (Some(_), NamespaceLabels::Unknown) => {
             let text = format!("namespace {namespace} was refused, and no selector matches it");
             misses.push(Miss::new(text, Fix::Nothing));
         }
-        (Some(selector), Some(labels)) => {
+        (Some(selector), labels) => {
             let subject = format!("namespace {namespace}");
-            misses.extend(label_misses(&subject, selector, &labels, |key, value| {
+            let implied = Labels::from([(NAME_LABEL.to_owned(), namespace.clone())]);
+            let labels = match labels {
+                NamespaceLabels::Known(labels) => labels,
+                _ => {
+                    misses.extend(unknown_labels(namespace, selector));
+                    &implied
+                }
+            };
+            misses.extend(label_misses(&subject, selector, labels, |key, value| {
                 // Every namespace has this label, and its value is its name.
                 match key == NAME_LABEL {
                     true => Fix::Nothing,
@@ -96,6 +105,21 @@ fn pod_misses(
         }));
     }
     misses
+}
+
+/// What a selector requires to be absent, or to have no such value, of a namespace that is not
+/// declared: nobody knows whether it has.
+fn unknown_labels(namespace: &str, selector: &LabelSelector) -> Vec<Miss> {
+    let unknown =
+        |requirement: &&Requirement| requirement.key != NAME_LABEL && holds(requirement, None);
+    let miss = |requirement: &Requirement| {
+        let text = format!(
+            "namespace {namespace} is not declared, so its label {} is not known",
+            requirement.key
+        );
+        Miss::new(text, Fix::Nothing)
+    };
+    selector.requirements.iter().filter(unknown).map(miss).collect()
 }
 
 fn label_misses(

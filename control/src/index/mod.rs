@@ -15,13 +15,12 @@
 //!   until the claim is settled, because the identity of either could open what the other's
 //!   policies close. A terminating pod gives way to one that is not.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::model::{
-    Complaint, EndpointSlice, Labels, Namespace, NetworkPolicy, Node, Object, ObjectId, ObjectKey,
-    Origin, Pod, Service, Severity, namespace::NAME_LABEL,
+    Complaint, Effect, EndpointSlice, LabelSelector, Labels, Namespace, NetworkPolicy, Node,
+    Object, ObjectId, ObjectKey, Origin, Pod, Service, Severity, namespace::NAME_LABEL,
 };
 
 /// Which kinds of objects differ from before.
@@ -79,6 +78,18 @@ pub enum Owner<'a> {
     Pod(&'a Pod),
     /// Several pods claim it, or the pod's object was refused: isolated in both directions.
     Isolated(&'a Pod),
+}
+
+/// What is known of a namespace's labels. A selector may ask for the absence of a label, so a label
+/// of which nobody knows whether it is there satisfies no requirement, negative ones included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamespaceLabels<'a> {
+    /// The namespace is declared: all of them.
+    Known(&'a Labels),
+    /// It is not: only the label that the API server sets, which holds this name.
+    NameOnly(String),
+    /// It was refused: no selector selects it.
+    Unknown,
 }
 
 impl Index {
@@ -220,19 +231,27 @@ impl Index {
         self.nodes.values()
     }
 
-    /// The labels of a namespace; of one that is not declared, the label that every namespace has.
-    pub fn namespace_labels(&self, name: &str) -> Cow<'_, Labels> {
+    /// What is known of a namespace's labels.
+    pub fn namespace_labels(&self, name: &str) -> NamespaceLabels<'_> {
         match self.namespaces.get(name) {
-            Some(namespace) => Cow::Borrowed(&namespace.labels),
-            None => Cow::Owned(Labels::from([(NAME_LABEL.to_owned(), name.to_owned())])),
+            Some(namespace) if namespace.refused => NamespaceLabels::Unknown,
+            Some(namespace) => NamespaceLabels::Known(&namespace.labels),
+            None => NamespaceLabels::NameOnly(name.to_owned()),
         }
     }
 
-    /// The labels by which selectors may find a namespace; `None` if its object was refused, since
-    /// then nobody knows which labels it lacks.
-    pub fn selectable_labels(&self, name: &str) -> Option<Cow<'_, Labels>> {
-        let refused = self.namespaces.get(name).is_some_and(|namespace| namespace.refused);
-        (!refused).then(|| self.namespace_labels(name))
+    /// Whether a namespaceSelector selects a namespace.
+    pub fn selects_namespace(&self, selector: &LabelSelector, name: &str) -> bool {
+        match self.namespace_labels(name) {
+            NamespaceLabels::Unknown => false,
+            NamespaceLabels::Known(labels) => selector.matches(labels),
+            NamespaceLabels::NameOnly(name) => {
+                let labels = Labels::from([(NAME_LABEL.to_owned(), name)]);
+                // Whether another label is absent is not known, so nothing may depend on it.
+                let known = selector.requirements.iter().all(|r| r.key == NAME_LABEL);
+                known && selector.matches(&labels)
+            }
+        }
     }
 
     /// Every address that a pod owns, in the order of the addresses.
@@ -261,6 +280,7 @@ impl Index {
             let others: Vec<String> = rivals[1..].iter().map(|pod| pod.key.to_string()).collect();
             complaints.push(Complaint {
                 severity: Severity::Refused,
+                effect: Effect::Closed,
                 origin: Origin { ..rivals[0].origin.clone() },
                 object: format!("Pod {}", rivals[0].key),
                 field: "status.podIPs".to_owned(),
@@ -355,7 +375,8 @@ mod tests {
         let changes = index.sync(&objects[1..]);
         assert_eq!(changes, Changes { pods: true, ..Changes::default() });
         assert_eq!(index.pods().len(), 0);
-        assert_eq!(index.namespace_labels("other")[NAME_LABEL], "other");
+        let name_only = NamespaceLabels::NameOnly("other".to_owned());
+        assert_eq!(index.namespace_labels("other"), name_only);
     }
 
     /// Services, slices and nodes come, change and go like everything else, and change no verdict.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::world::{World, at};
 use super::{Finding, Severity};
-use crate::model::{self, Complaint, NetworkPolicy, Origin, Peer, namespace::NAME_LABEL};
+use crate::model::{self, Complaint, Effect, NetworkPolicy, Origin, Peer, namespace::NAME_LABEL};
 use crate::source::dir::ALREADY_WRITTEN;
 
 pub(super) fn check(world: &World<'_>, findings: &mut Vec<Finding>) {
@@ -19,7 +19,7 @@ pub(super) fn check(world: &World<'_>, findings: &mut Vec<Finding>) {
 }
 
 fn complaint(complaint: &Complaint) -> Finding {
-    let Complaint { severity, origin, object, field, message, consequence } = complaint;
+    let Complaint { severity, effect, origin, object, field, message, consequence } = complaint;
     let (severity, code, remedy) = match severity {
         model::Severity::Refused if message.starts_with(ALREADY_WRITTEN) => (
             Severity::Error,
@@ -32,7 +32,7 @@ fn complaint(complaint: &Complaint) -> Finding {
             "correct this field as said; the API server would not take the object either"
                 .to_owned(),
         ),
-        model::Severity::Skipped if is_network_policy(object, message) => (
+        model::Severity::Skipped if *effect == Effect::NotEnforced => (
             Severity::Error,
             "not-enforced",
             "write it as a NetworkPolicy of networking.k8s.io/v1".to_owned(),
@@ -62,13 +62,6 @@ fn complaint(complaint: &Complaint) -> Finding {
         message,
         remedy,
     }
-}
-
-/// Whether an object that was left out is one whose author believes that it protects something: a
-/// NetworkPolicy of another group, or a misspelt kind of the right one.
-fn is_network_policy(object: &str, message: &str) -> bool {
-    let kind = object.split(' ').next().unwrap_or_default();
-    kind.contains("NetworkPolic") || message.contains("networking.k8s.io")
 }
 
 /// Policies of one namespace with the same selector, directions and rules.
@@ -122,9 +115,9 @@ fn whole_input(world: &World<'_>, findings: &mut Vec<Finding>) {
     if world.policies.is_empty() {
         return;
     }
-    let mut add = |code, message: &str, remedy: &str| {
+    let mut add = |severity, code, message: &str, remedy: &str| {
         findings.push(Finding {
-            severity: Severity::Info,
+            severity,
             code,
             object: String::new(),
             field: String::new(),
@@ -135,14 +128,16 @@ fn whole_input(world: &World<'_>, findings: &mut Vec<Finding>) {
     };
     if world.pods.is_empty() {
         add(
+            Severity::Info,
             "no-pods",
             "there are policies and no pods: checks that need pods are left out",
             "add what `kubectl get -A -o yaml namespaces,pods,services,endpointslices,nodes` prints",
         );
     } else if world.index.namespaces().len() == 0 && asks_for_namespace_labels(world) {
         add(
+            Severity::Warning,
             "no-namespaces",
-            "there are no Namespace objects: of each namespace only the name is known, and no namespaceSelector finds its other labels",
+            "there are no Namespace objects: of each namespace only the name is known, and a namespaceSelector that asks for another label, or for its absence, selects none",
             "add what `kubectl get namespaces -o yaml` prints",
         );
     }

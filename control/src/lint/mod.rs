@@ -122,7 +122,7 @@ pub const CHECKS: [Check; 31] = [
     check("duplicate-object", Severity::Error, "two objects of one name: the first counts"),
     check("duplicate-policy", Severity::Warning, "two policies that say the same"),
     check("no-pods", Severity::Info, "the input has no pods: most checks are left out"),
-    check("no-namespaces", Severity::Info, "the input has no Namespaces: their labels are unknown"),
+    check("no-namespaces", Severity::Warning, "no Namespaces in the input: labels are unknown"),
     check("rules-without-effect", Severity::Warning, "rules of a direction that policyTypes omits"),
     check("empty-rules", Severity::Warning, "`egress: []` or `ingress: []` that isolates nothing"),
     check("empty-peers", Severity::Warning, "`from: []` or `to: []`: means everyone, not no one"),

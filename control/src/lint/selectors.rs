@@ -4,6 +4,7 @@
 use super::select::{Nothing, contradiction, nearest, nothing, selector_words, selects};
 use super::world::{PodSet, PolicyView, World, counted, some_of};
 use super::{Finding, Notes, Severity};
+use crate::index::NamespaceLabels;
 use crate::model::{Direction, LabelSelector, Labels, Peer, namespace::NAME_LABEL};
 
 /// From how many pods on an empty podSelector is worth a word.
@@ -211,9 +212,7 @@ fn empty_peer(
             let chosen = known_namespaces(world);
             let chosen: Vec<&str> = chosen
                 .into_iter()
-                .filter(|name| {
-                    world.index.selectable_labels(name).is_some_and(|l| selects(selector, &l))
-                })
+                .filter(|name| world.index.selects_namespace(selector, name))
                 .collect();
             if chosen.is_empty() {
                 no_namespace(world, selector, (path, line), notes);
@@ -295,9 +294,14 @@ fn no_namespace(
         return;
     }
     let names = known_namespaces(world);
-    let labels: Vec<_> =
-        names.iter().filter_map(|name| world.index.selectable_labels(name)).collect();
-    let labels: Vec<&Labels> = labels.iter().map(|labels| &**labels).collect();
+    // Those of undeclared namespaces are no choice: only their names are known.
+    let labels: Vec<&Labels> = names
+        .iter()
+        .filter_map(|name| match world.index.namespace_labels(name) {
+            NamespaceLabels::Known(labels) => Some(labels),
+            _ => None,
+        })
+        .collect();
     let Nothing { why, nearest } = nothing(selector, &labels, "namespace");
     notes.add(
         Severity::Warning,

@@ -229,8 +229,7 @@ impl<'a> World<'a> {
                     Some(selector) => {
                         let mut all = PodSet::default();
                         for (namespace, range) in &self.namespaces {
-                            let labels = self.index.selectable_labels(namespace);
-                            if labels.is_some_and(|labels| selects(selector, &labels)) {
+                            if self.index.selects_namespace(selector, namespace) {
                                 all.add(&self.matching(range.clone(), pods));
                             }
                         }

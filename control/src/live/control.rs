@@ -43,10 +43,12 @@ pub fn control(places: &Places) -> Result<ControlStatus, LiveError> {
     })?;
     Ok(match read {
         None => ControlStatus { state: State::Absent, record: None },
-        Some((record, lives)) => ControlStatus {
-            state: if lives { State::Running } else { State::Dead },
-            record: Some(record),
-        },
+        Some((mut record, lives)) => {
+            // A dead process cannot have taken this back itself.
+            record.connected &= lives;
+            let state = if lives { State::Running } else { State::Dead };
+            ControlStatus { state, record: Some(record) }
+        }
     })
 }
 
@@ -60,12 +62,16 @@ impl ControlStatus {
             return writeln!(out, "control     none has left a record here");
         };
         let Record { pid, source, policies, pods, namespaces, unsupported_rules, .. } = record;
+        let Record { not_enforced, connected, .. } = record;
         match self.state {
             State::Running => writeln!(out, "control     running (process {pid}), from {source}")?,
             _ => writeln!(
                 out,
                 "control     NOT RUNNING: nobody follows {source}; what follows is from before it ended"
             )?,
+        }
+        if self.state == State::Running && !connected {
+            writeln!(out, "  dataplane NOT CONNECTED: it enforces what it was told before")?;
         }
         writeln!(out, "  read      {policies} policies, {pods} pods, {namespaces} namespaces")?;
         let rules = match unsupported_rules {
@@ -76,6 +82,13 @@ impl ControlStatus {
             }
         };
         writeln!(out, "  rules     {rules}")?;
+        if *not_enforced > 0 {
+            let objects = if *not_enforced == 1 { "object or file" } else { "objects or files" };
+            writeln!(
+                out,
+                "  error     {not_enforced} {objects} NOT ENFORCED: what they would isolate may be open"
+            )?;
+        }
         for complaint in record.complaints.iter().take(SHOWN) {
             writeln!(out, "  {:<8}  {}", complaint.severity, complaint.text())?;
         }
@@ -90,7 +103,7 @@ impl ControlStatus {
 mod tests {
     use super::*;
     use crate::model::load;
-    use crate::record::{ComplaintRecord, unsupported_rules};
+    use crate::record::{ComplaintRecord, Unsupported};
 
     fn printed(status: &ControlStatus) -> String {
         let mut text = Vec::new();
@@ -107,7 +120,8 @@ mod tests {
             pid: 7,
             source: "dir:/m".to_owned(),
             policies: 1,
-            unsupported_rules: unsupported_rules(&complaints),
+            unsupported_rules: Unsupported::of(&complaints).rules,
+            not_enforced: 2,
             complaints: vec![ComplaintRecord::from(&complaints[0]); SHOWN + 3],
             ..Record::default()
         };
@@ -116,6 +130,8 @@ mod tests {
         for part in [
             "running (process 7), from dir:/m",
             "1 rule or policy CANNOT BE HONOURED",
+            "  error     2 objects or files NOT ENFORCED",
+            "NOT CONNECTED",
             "  refused   p.yaml:1: NetworkPolicy default/p: spec.ingress[0].ports[0].port: 0 is no port",
             "and 3 more",
         ] {

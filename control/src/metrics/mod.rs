@@ -4,15 +4,19 @@
 //! |---|---|
 //! | `weir_policies` | NetworkPolicies in force, those included of which a part is refused |
 //! | `weir_unsupported_rules` | rules, and policies as a whole, that cannot be honoured: they isolate and allow nothing |
+//! | `weir_not_enforced` | objects and files that are not in force at all |
 //! | `weir_complaints{severity}` | what is wrong with the input: `refused`, `skipped`, `warning` |
 //! | `weir_endpoints{state}` | pods: `policed`, `host_network`, `finished`, `no_address`, `isolated` (contested address or refused object) |
-//! | `weir_table_generation` | the last generation that all workers enforce, 0 = none yet |
+//! | `weir_table_generation` | the last generation that all workers acknowledged to this process, 0 = none since it began |
 //! | `weir_policy_programming_seconds` | from the event in the source to its enforcement by all workers |
 //! | `weir_dataplane_connected` | 1 if the dataplane takes what is published |
+//!
+//! Ready (`/readyz`) means: a table was published since the start, and something is in force of
+//! every file.
 
 mod server;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -24,7 +28,7 @@ use prometheus_client::registry::Registry;
 
 use crate::index::{Index, Owner};
 use crate::model::{Complaint, Phase, Severity};
-use crate::record::severity_name;
+use crate::record::{Unsupported, severity_name};
 
 pub use server::{bind, serve};
 
@@ -48,12 +52,14 @@ pub struct Metrics {
     registry: Registry,
     policies: Gauge,
     unsupported_rules: Gauge,
+    not_enforced: Gauge,
     complaints: Family<OfSeverity, Gauge>,
     endpoints: Family<OfState, Gauge>,
     generation: Gauge,
     programming: Histogram,
     connected: Gauge,
-    ready: AtomicBool,
+    published: AtomicBool,
+    unread: AtomicUsize,
 }
 
 impl Default for Metrics {
@@ -66,7 +72,8 @@ impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("weir");
-        let (policies, unsupported_rules) = (Gauge::default(), Gauge::default());
+        let policies = Gauge::default();
+        let (unsupported_rules, not_enforced) = (Gauge::default(), Gauge::default());
         let (generation, connected) = (Gauge::default(), Gauge::default());
         let complaints = Family::<OfSeverity, Gauge>::default();
         let endpoints = Family::<OfState, Gauge>::default();
@@ -78,6 +85,11 @@ impl Metrics {
             unsupported_rules.clone(),
         );
         registry.register(
+            "not_enforced",
+            "Objects and files that are not in force at all",
+            not_enforced.clone(),
+        );
+        registry.register(
             "complaints",
             "What is wrong with the objects that were read",
             complaints.clone(),
@@ -85,7 +97,7 @@ impl Metrics {
         registry.register("endpoints", "Pods, by how policies concern them", endpoints.clone());
         registry.register(
             "table_generation",
-            "Last generation of the policy table that all workers enforce",
+            "Last generation that all workers acknowledged to this process, 0 = none since it began",
             generation.clone(),
         );
         registry.register(
@@ -102,22 +114,25 @@ impl Metrics {
             registry,
             policies,
             unsupported_rules,
+            not_enforced,
             complaints,
             endpoints,
             generation,
             programming,
             connected,
-            ready: AtomicBool::new(false),
+            published: AtomicBool::new(false),
+            unread: AtomicUsize::new(0),
         };
         // Every label is there from the start, at zero.
-        metrics.set_input(&Index::default(), &[], 0);
+        metrics.set_input(&Index::default(), &[], Unsupported::default());
         metrics
     }
 
     /// The input as it was read last.
-    pub fn set_input(&self, index: &Index, complaints: &[Complaint], unsupported_rules: usize) {
+    pub fn set_input(&self, index: &Index, complaints: &[Complaint], unsupported: Unsupported) {
         self.policies.set(number(index.policies().len()));
-        self.unsupported_rules.set(number(unsupported_rules));
+        self.unsupported_rules.set(number(unsupported.rules));
+        self.not_enforced.set(number(unsupported.not_enforced));
         for severity in [Severity::Warning, Severity::Skipped, Severity::Refused] {
             let count = complaints.iter().filter(|c| c.severity == severity).count();
             let labels = OfSeverity { severity: severity_name(severity) };
@@ -128,6 +143,11 @@ impl Metrics {
         }
     }
 
+    /// Of so many files nothing is in force.
+    pub fn set_unread(&self, files: usize) {
+        self.unread.store(files, Ordering::Release);
+    }
+
     /// A generation, or a change of addresses in it, is enforced by all workers.
     pub fn set_enforced(&self, generation: u64, took: Option<Duration>) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
@@ -135,7 +155,7 @@ impl Metrics {
         if let Some(took) = took {
             self.programming.observe(took.as_secs_f64());
         }
-        self.ready.store(true, Ordering::Release);
+        self.published.store(true, Ordering::Release);
     }
 
     /// The dataplane cannot be reached.
@@ -143,10 +163,22 @@ impl Metrics {
         self.connected.set(0);
     }
 
-    /// Whether a full table was enforced since the start. It stays so when the dataplane goes away:
+    /// Why this process is not ready; `None` if it is. It stays ready when the dataplane goes away:
     /// what it was told is still enforced.
-    pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+    pub fn unready(&self) -> Option<String> {
+        let mut reasons = Vec::new();
+        if !self.published.load(Ordering::Acquire) {
+            reasons.push("no policy table is enforced yet".to_owned());
+        }
+        match self.unread.load(Ordering::Acquire) {
+            0 => {}
+            n => reasons.push(format!(
+                "{n} file{} cannot be read, and nothing of {} is in force",
+                if n == 1 { "" } else { "s" },
+                if n == 1 { "it" } else { "them" }
+            )),
+        }
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
     /// All metrics as text (OpenMetrics 1.0, which Prometheus reads).
@@ -217,11 +249,12 @@ mod tests {
         ];
         assert_eq!(endpoint_states(&index), expect);
         let metrics = Metrics::new();
-        metrics.set_input(&index, &loaded.complaints, 4);
+        metrics.set_input(&index, &loaded.complaints, Unsupported { rules: 4, not_enforced: 5 });
         let text = metrics.text().unwrap();
         for line in [
             "weir_endpoints{state=\"isolated\"} 3",
             "weir_unsupported_rules 4",
+            "weir_not_enforced 5",
             "weir_complaints{severity=\"refused\"} 1",
             "weir_complaints{severity=\"warning\"} 0",
             "weir_policy_programming_seconds_count 0",
@@ -233,11 +266,15 @@ mod tests {
     #[test]
     fn ready_once_a_table_is_enforced_and_only_events_are_timed() {
         let metrics = Metrics::new();
-        assert!(!metrics.is_ready());
+        assert_eq!(metrics.unready().unwrap(), "no policy table is enforced yet");
         metrics.set_enforced(7, None);
         metrics.set_enforced(8, Some(Duration::from_millis(3)));
         metrics.set_disconnected();
-        assert!(metrics.is_ready());
+        assert_eq!(metrics.unready(), None);
+        metrics.set_unread(1);
+        assert!(metrics.unready().unwrap().starts_with("1 file cannot be read"));
+        metrics.set_unread(0);
+        assert_eq!(metrics.unready(), None);
         let text = metrics.text().unwrap();
         for line in [
             "weir_table_generation 8",

@@ -49,10 +49,8 @@ async fn metrics(State(ledger): State<Arc<Ledger>>) -> Response {
 }
 
 async fn ready(State(ledger): State<Arc<Ledger>>) -> Response {
-    match ledger.metrics().is_ready() {
-        true => "ready\n".into_response(),
-        false => {
-            (StatusCode::SERVICE_UNAVAILABLE, "no policy table is enforced yet\n").into_response()
-        }
+    match ledger.metrics().unready() {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::decode::{Place, Problems};
 use super::label::{Labels, decode_labels};
 use super::policy::Protocol;
-use super::{Complaint, ObjectKey, Origin, Severity};
+use super::{Complaint, Effect, ObjectKey, Origin, Severity};
 
 /// Name, namespace and labels of an object.
 #[derive(Debug)]
@@ -83,6 +83,8 @@ pub(super) fn complain(
     let refused = problems.refusals() > 0;
     complaints.extend(problems.list.into_iter().map(|problem| Complaint {
         severity: if problem.warning { Severity::Warning } else { Severity::Refused },
+        // Kinds that decide no verdict; the others say their own.
+        effect: Effect::Nothing,
         origin: Origin { line: problem.line, ..origin.clone() },
         object: object.to_owned(),
         field: problem.path,

@@ -56,6 +56,20 @@ impl LabelSelector {
         self.requirements.is_empty()
     }
 
+    /// Whether labels, all of which are known, satisfy every requirement.
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.requirements.iter().all(|requirement| {
+            let value = labels.get(&requirement.key);
+            let is_listed = value.is_some_and(|value| requirement.values.contains(value));
+            match requirement.operator {
+                Operator::In => is_listed,
+                Operator::NotIn => !is_listed,
+                Operator::Exists => value.is_some(),
+                Operator::DoesNotExist => value.is_none(),
+            }
+        })
+    }
+
     /// A selector of `matchLabels`.
     pub fn labels<K: Into<String>, V: Into<String>>(
         pairs: impl IntoIterator<Item = (K, V)>,

@@ -7,8 +7,8 @@ use super::decode::{Place, Problems};
 use super::document::{Node, SyntaxError, Value, parse};
 use super::written::{EmptyList, empty_lists};
 use super::{
-    Complaint, Object, Origin, Severity, endpoint_slice, namespace, node, pod, policy_decode,
-    service,
+    Complaint, Effect, Object, Origin, Severity, endpoint_slice, namespace, node, pod,
+    policy_decode, service,
 };
 
 /// What one text held.
@@ -119,6 +119,8 @@ fn load_object(place: &Place<'_>, file: &Arc<str>, loaded: &mut Loaded) {
         Err(message) => {
             loaded.complaints.push(Complaint {
                 severity: Severity::Refused,
+                // It may be a policy.
+                effect: Effect::NotEnforced,
                 origin,
                 object: describe(place),
                 field: "kind".to_owned(),
@@ -133,6 +135,29 @@ fn load_object(place: &Place<'_>, file: &Arc<str>, loaded: &mut Loaded) {
     match (group, kind) {
         // `kubectl get` prints `v1/List`; typed lists (`PodList`) come from the raw API.
         ("", "List") => load_list(place, file, None, loaded),
+        // `extensions/v1beta1` is gone since Kubernetes 1.16, the group of a manifest without
+        // apiVersion is unknown, and `policy/v1` is a slip: all are clearly meant as policies, so
+        // they are refused, not skipped, and isolate.
+        (_, "NetworkPolicy") if is_kubernetes(group) => {
+            let policy = policy_decode::decode(place, &origin, &mut loaded.complaints);
+            if let Some(policy) = &policy {
+                loaded.empty_lists.extend(empty_lists(place, &policy.key, &origin));
+            }
+            loaded.objects.extend(policy.map(Object::NetworkPolicy));
+        }
+        (_, "NetworkPolicyList") if is_kubernetes(group) => {
+            load_list(place, file, kind.strip_suffix("List"), loaded);
+        }
+        // Before the groups of which everything else is only counted.
+        _ if is_network_policy(group, kind) => loaded.complaints.push(Complaint {
+            severity: Severity::Skipped,
+            effect: Effect::NotEnforced,
+            origin,
+            object: describe(place),
+            field: "kind".to_owned(),
+            message: format!("{} is not enforced in this version", full_kind(api_version, kind)),
+            consequence: "its rules have no effect".to_owned(),
+        }),
         ("", "Namespace") => {
             let namespace = namespace::decode(place, &origin, &mut loaded.complaints);
             loaded.objects.extend(namespace.map(Object::Namespace));
@@ -140,16 +165,6 @@ fn load_object(place: &Place<'_>, file: &Arc<str>, loaded: &mut Loaded) {
         ("", "Pod") => {
             let pod = pod::decode(place, &origin, &mut loaded.complaints);
             loaded.objects.extend(pod.map(Object::Pod));
-        }
-        // `extensions/v1beta1` is gone since Kubernetes 1.16 and the group of a manifest without
-        // apiVersion is unknown: both are clearly meant as policies, so they are refused, not
-        // skipped, and isolate.
-        ("networking.k8s.io" | "extensions" | "", "NetworkPolicy") => {
-            let policy = policy_decode::decode(place, &origin, &mut loaded.complaints);
-            if let Some(policy) = &policy {
-                loaded.empty_lists.extend(empty_lists(place, &policy.key, &origin));
-            }
-            loaded.objects.extend(policy.map(Object::NetworkPolicy));
         }
         ("", "Service") => {
             let service = service::decode(place, &origin, &mut loaded.complaints);
@@ -164,36 +179,43 @@ fn load_object(place: &Place<'_>, file: &Arc<str>, loaded: &mut Loaded) {
             loaded.objects.extend(node.map(Object::Node));
         }
         ("", "NamespaceList" | "PodList" | "ServiceList" | "NodeList")
-        | ("networking.k8s.io", "NetworkPolicyList")
         | ("discovery.k8s.io", "EndpointSliceList") => {
             load_list(place, file, kind.strip_suffix("List"), loaded);
         }
-        ("policy.networking.k8s.io", _) => loaded.complaints.push(Complaint {
-            severity: Severity::Skipped,
-            origin,
-            object: describe(place),
-            field: String::new(),
-            message: format!("{api_version} {kind} is not enforced in this version"),
-            consequence: "its rules have no effect".to_owned(),
-        }),
         ("", _) if CORE_KINDS.contains(&kind) => count(loaded, kind),
         ("networking.k8s.io", _) if NETWORKING_KINDS.contains(&kind) => count(loaded, kind),
         (group, _) if KNOWN_GROUPS.contains(&group) => count(loaded, kind),
         _ => loaded.complaints.push(Complaint {
             severity: Severity::Skipped,
+            effect: match group {
+                // A misspelt policy, most likely.
+                "networking.k8s.io" => Effect::NotEnforced,
+                _ => Effect::Nothing,
+            },
             origin,
             object: describe(place),
             field: "kind".to_owned(),
-            message: format!(
-                "unknown kind `{kind}`{}",
-                if api_version.is_empty() {
-                    " (no apiVersion)".to_owned()
-                } else {
-                    format!(" of {api_version}")
-                }
-            ),
+            message: format!("unknown kind {}", full_kind(api_version, kind)),
             consequence: "the object is left out".to_owned(),
         }),
+    }
+}
+
+/// Whether a group is Kubernetes' own, in which `NetworkPolicy` means the one that is enforced.
+fn is_kubernetes(group: &str) -> bool {
+    group.is_empty() || group.ends_with(".k8s.io") || KNOWN_GROUPS.contains(&group)
+}
+
+/// Whether the author of such an object believes that it protects something: a network policy of
+/// whatever API, or a misspelt one.
+fn is_network_policy(group: &str, kind: &str) -> bool {
+    group == "policy.networking.k8s.io" || kind.to_ascii_lowercase().contains("networkpolic")
+}
+
+fn full_kind(api_version: &str, kind: &str) -> String {
+    match api_version {
+        "" => format!("`{kind}` (no apiVersion)"),
+        version => format!("`{kind}` of {version}"),
     }
 }
 
@@ -207,6 +229,7 @@ fn load_list(place: &Place<'_>, file: &Arc<str>, item_kind: Option<&str>, loaded
     for problem in problems.list {
         loaded.complaints.push(Complaint {
             severity: Severity::Refused,
+            effect: Effect::NotEnforced,
             origin: Origin { file: Arc::clone(file), line: problem.line },
             object: describe(place),
             field: problem.path,

@@ -181,11 +181,25 @@ pub enum Severity {
     Refused,
 }
 
+/// What a complaint means for what is enforced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effect {
+    /// Nothing: what is meant is honoured, or decides no verdict.
+    #[default]
+    Nothing,
+    /// Less passes than is written: it isolates where the written object would, and allows nothing.
+    Closed,
+    /// It is not in force at all: what it would isolate is open, unless another object isolates it.
+    NotEnforced,
+}
+
 /// Something in the input that Weir could not honour, naming file, object and field.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Complaint {
     /// How much it weighs.
     pub severity: Severity,
+    /// What it means for what is enforced.
+    pub effect: Effect,
     /// File and line.
     pub origin: Origin,
     /// `Kind namespace/name`; empty when the file as a whole is meant.

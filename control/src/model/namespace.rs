@@ -2,7 +2,7 @@
 
 use super::decode::{Place, Problems};
 use super::label::{Labels, decode_labels, is_dns_label};
-use super::{Complaint, Origin, Severity};
+use super::{Complaint, Effect, Origin, Severity};
 
 /// The label every namespace carries (Kubernetes 1.22 and later; set by the API server, so it is
 /// implied here and wins over what a manifest says).
@@ -67,6 +67,7 @@ pub(super) fn decode(
     for problem in problems.list {
         complaints.push(Complaint {
             severity: Severity::Refused,
+            effect: Effect::Closed,
             origin: Origin { line: problem.line, ..origin.clone() },
             object: object.clone(),
             field: problem.path,

@@ -6,7 +6,7 @@ use super::decode::{Place, Problems};
 use super::label::{Labels, decode_labels};
 use super::policy::Protocol;
 use super::policy_decode::{decode_port_number, port_name};
-use super::{Complaint, ObjectKey, Origin, Severity};
+use super::{Complaint, Effect, ObjectKey, Origin, Severity};
 
 /// Phase of a pod's life, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,14 +98,14 @@ pub(super) fn decode(
         decode_status(&status, &mut pod, &mut problems);
     }
     pod.refused = problems.refusals() > 0;
-    let consequence = if pod.addresses.is_empty() {
-        "the pod is left out"
-    } else {
-        "the pod is isolated in both directions"
+    let (effect, consequence) = match pod.addresses.is_empty() {
+        true => (Effect::NotEnforced, "the pod is left out: no policy acts on it"),
+        false => (Effect::Closed, "the pod is isolated in both directions"),
     };
     for problem in problems.list {
         complaints.push(Complaint {
             severity: Severity::Refused,
+            effect,
             origin: Origin { line: problem.line, ..origin.clone() },
             object: format!("Pod {}", pod.key),
             field: problem.path,

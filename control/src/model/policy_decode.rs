@@ -20,7 +20,7 @@ use super::label::{LabelSelector, is_dns_subdomain};
 use super::policy::{
     Direction, Fault, NetworkPolicy, Peer, PeerRule, PortMatch, PortRule, Protocol, Rule,
 };
-use super::{Complaint, ObjectKey, Origin, Severity};
+use super::{Complaint, Effect, ObjectKey, Origin, Severity};
 
 /// The one version of the API that serves NetworkPolicy.
 pub(super) const API_VERSION: &str = "networking.k8s.io/v1";
@@ -77,6 +77,11 @@ pub(super) fn decode(
         }
         complaints.push(Complaint {
             severity: if problem.warning { Severity::Warning } else { Severity::Refused },
+            effect: match (problem.warning, &key) {
+                (true, _) => Effect::Nothing,
+                (false, Some(_)) => Effect::Closed,
+                (false, None) => Effect::NotEnforced,
+            },
             origin: Origin { line: problem.line, ..origin.clone() },
             object: object.clone(),
             field: problem.path,

@@ -6,21 +6,24 @@
 //!
 //! Invariants:
 //! * a file counts as a whole: if it cannot be read or parsed, or is suddenly empty, what it said
-//!   last stays in force and the file is complained about;
-//! * a file that is gone withdraws its objects;
+//!   last stays in force and the file is complained about, a restart of the process included (see
+//!   [`Folder::keeping`]);
+//! * a file that is gone withdraws its objects; one that only cannot be looked at is not gone;
 //! * of one object in two files the first by path counts, and the other is complained about.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::model::{Complaint, Loaded, Object, ObjectId, Origin, Severity, load};
+use super::kept::Kept;
+use super::walk::{self, Listing};
+use crate::model::document::SyntaxError;
+use crate::model::{Complaint, Effect, Loaded, Origin, Severity, load};
 
-/// How deep subfolders are followed; links could make a circle.
-const MAX_DEPTH: usize = 8;
+pub use super::unique::{ALREADY_WRITTEN, unique};
+pub use super::walk::is_manifest;
 
 /// Everything that a source says at one moment.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +32,10 @@ pub struct State {
     pub loaded: Loaded,
     /// Files that are part of it.
     pub files: usize,
+    /// Files and folders that cannot be read and of which nothing is in force.
+    pub unread: usize,
+    /// Those of them of which something may have been in force before this process began.
+    pub unknown: usize,
 }
 
 /// A folder and what was last read from it.
@@ -36,14 +43,22 @@ pub struct State {
 pub struct Folder {
     path: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    /// Entries that cannot be looked into.
+    unread: BTreeMap<PathBuf, String>,
+    run_dir: Option<PathBuf>,
+    kept: Option<Kept>,
+    /// Whether what this process knows of its files is all that was ever in force of them.
+    settled: bool,
 }
 
 /// What is known of one file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct File {
     stamp: Option<Stamp>,
-    /// The last content that could be parsed.
-    good: Loaded,
+    /// The last content that could be parsed; `None` if there was none.
+    good: Option<Loaded>,
+    /// The text of it, until it is kept.
+    text: Option<Vec<u8>>,
     /// Why the content that is there now cannot be.
     broken: Option<Complaint>,
 }
@@ -70,10 +85,32 @@ impl Stamp {
     }
 }
 
+/// Why a file's content does not count.
+enum Fault {
+    /// It cannot be had; perhaps at the next look.
+    Read(String),
+    /// It is no manifest, until it changes.
+    Parse(u32, String),
+}
+
 impl Folder {
     /// A folder or a single file, not yet read.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), files: BTreeMap::new() }
+        Self {
+            path: path.into(),
+            files: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            run_dir: None,
+            kept: None,
+            settled: true,
+        }
+    }
+
+    /// Keeps the last good content of every file in the run directory, and begins with what an
+    /// earlier process has kept there.
+    #[must_use]
+    pub fn keeping(self, run_dir: impl Into<PathBuf>) -> Self {
+        Self { run_dir: Some(run_dir.into()), ..self }
     }
 
     /// The path given.
@@ -86,22 +123,58 @@ impl Folder {
     /// # Errors
     /// The folder itself cannot be listed; nothing was changed then.
     pub fn refresh(&mut self) -> io::Result<State> {
-        let present = self.list()?;
-        self.files.retain(|path, _| present.contains(path));
-        for path in present {
+        let Listing { mut files, unread, .. } = walk::list(&self.path)?;
+        if let (None, Some(run_dir)) = (&self.kept, &self.run_dir) {
+            let kept = Kept::find(run_dir, &self.path);
+            self.settled = kept.is_complete();
+            self.kept = Some(kept);
+        }
+        // What is below a place that cannot be looked into is not gone.
+        let kept = self.kept.iter().flat_map(Kept::paths).map(|path| self.path.join(path));
+        let known = self.files.keys().cloned().chain(kept);
+        files.extend(known.filter(|path| unread.keys().any(|place| path.starts_with(place))));
+        self.unread = unread;
+        self.files.retain(|path, _| files.contains(path));
+        for path in files {
             self.refresh_file(path);
         }
         Ok(self.state())
     }
 
-    fn list(&self) -> io::Result<BTreeSet<PathBuf>> {
-        let mut found = BTreeSet::new();
-        if fs::metadata(&self.path)?.is_dir() {
-            walk(&self.path, 0, &mut found)?;
-        } else {
-            found.insert(self.path.clone());
+    /// Whatever could not be read so far was never in force: nothing is waited for any more.
+    pub fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// Keeps the texts that are in force from now on. To be called before they are published.
+    ///
+    /// # Errors
+    /// Some of them could not be kept; the next call tries again. [`io::ErrorKind::NotFound`]: there
+    /// is no run directory yet.
+    pub fn keep(&mut self) -> io::Result<()> {
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        let root = &self.path;
+        let within = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_owned();
+        if kept.begin()? {
+            for (path, file) in &mut self.files {
+                file.read_again(path);
+            }
         }
-        Ok(found)
+        let mut complete = self.settled;
+        for (path, file) in self.files.iter_mut().filter(|(_, file)| file.good.is_some()) {
+            let within = within(path);
+            if let Some(text) = &file.text {
+                if let Err(error) = kept.store(&within, text) {
+                    kept.mark(false)?;
+                    return Err(error);
+                }
+                file.text = None;
+            }
+            complete &= kept.has(&within);
+        }
+        let files: BTreeSet<PathBuf> = self.files.keys().map(|path| within(path)).collect();
+        kept.retain(|path| files.contains(path))?;
+        kept.mark(complete)
     }
 
     fn refresh_file(&mut self, path: PathBuf) {
@@ -111,120 +184,113 @@ impl Folder {
             return;
         }
         let name = path.display().to_string();
-        let result = fs::read(&path)
-            .map_err(|error| (0, format!("cannot be read: {error}")))
-            .and_then(|bytes| {
-                load(&name, &bytes).map_err(|error| {
-                    let line = match &error {
-                        crate::model::document::SyntaxError::Parse { line, .. } => *line,
-                        _ => 0,
-                    };
-                    (line, error.to_string())
-                })
-            });
-        // A file that changed while it was read is read again at the event which that makes.
-        let known = before.is_some();
-        let complain = |(line, message): (u32, String), kept: bool| Complaint {
-            severity: Severity::Refused,
-            origin: Origin { file: name.as_str().into(), line },
-            object: String::new(),
-            field: String::new(),
-            message,
-            consequence: if kept {
-                "its last good content stays in force".to_owned()
-            } else {
-                "nothing of it is in force".to_owned()
-            },
-        };
-        match self.files.entry(path) {
-            Entry::Occupied(mut entry) => {
-                let file = entry.get_mut();
-                file.stamp = stamp;
-                match result {
-                    Ok(good) => (file.good, file.broken) = (good, None),
-                    Err(why) => {
-                        let kept = !file.good.objects.is_empty();
-                        file.broken = Some(complain(why, kept && known));
-                    }
-                }
-            }
-            Entry::Vacant(entry) => {
-                let (good, broken) = match result {
-                    Ok(good) => (good, None),
-                    Err(why) => (Loaded::default(), Some(complain(why, false))),
+        let result = read(&path).map_err(Fault::Read).and_then(|text| match load(&name, &text) {
+            Ok(loaded) => Ok((loaded, text)),
+            Err(error) => {
+                let line = match &error {
+                    SyntaxError::Parse { line, .. } => *line,
+                    _ => 0,
                 };
-                entry.insert(File { stamp, good, broken });
+                Err(Fault::Parse(line, error.to_string()))
+            }
+        });
+        // Only at first sight: later on the entry says what the file said last.
+        let recalled = match (&result, before) {
+            (Err(_), None) => self.recall(&path, &name),
+            _ => None,
+        };
+        let file = match self.files.entry(path) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(File { good: recalled, ..File::default() }),
+        };
+        // A file that changed while it was read is read again at the event which that makes.
+        file.stamp = stamp;
+        match result {
+            Ok((good, text)) => {
+                *file = File {
+                    stamp,
+                    good: Some(good),
+                    text: self.kept.is_some().then_some(text),
+                    broken: None,
+                };
+            }
+            Err(fault) => {
+                let (line, message) = match fault {
+                    Fault::Parse(line, message) => (line, message),
+                    Fault::Read(message) => {
+                        file.stamp = None;
+                        (0, message)
+                    }
+                };
+                let origin = Origin { file: name.as_str().into(), line };
+                file.broken = Some(complain(origin, message, file.good.is_some()));
             }
         }
+    }
+
+    fn recall(&self, path: &Path, name: &str) -> Option<Loaded> {
+        let within = path.strip_prefix(&self.path).unwrap_or(path);
+        load(name, &self.kept.as_ref()?.content(within)?).ok()
     }
 
     fn state(&self) -> State {
         let mut merged = Loaded::default();
+        let mut unread = 0;
         for file in self.files.values() {
-            merged.merge(file.good.clone());
+            match &file.good {
+                Some(good) => merged.merge(good.clone()),
+                None => unread += 1,
+            }
             merged.complaints.extend(file.broken.clone());
         }
-        State { loaded: unique(merged), files: self.files.len() }
+        for (place, why) in &self.unread {
+            let kept = self.files.keys().any(|path| path.starts_with(place));
+            unread += usize::from(!kept);
+            let origin = Origin { file: place.display().to_string().into(), line: 0 };
+            merged.complaints.push(complain(origin, why.clone(), kept));
+        }
+        let unknown = if self.settled { 0 } else { unread };
+        State { loaded: unique(merged), files: self.files.len(), unread, unknown }
     }
 }
 
-/// How the complaint about a second object of one identity begins.
-pub const ALREADY_WRITTEN: &str = "is already written in";
-
-/// Keeps the first object of each identity and complains about the others.
-pub fn unique(mut loaded: Loaded) -> Loaded {
-    let mut first: BTreeMap<ObjectId, Origin> = BTreeMap::new();
-    let mut kept: Vec<Object> = Vec::with_capacity(loaded.objects.len());
-    for object in loaded.objects {
-        match first.entry(object.id()) {
-            Entry::Vacant(entry) => {
-                entry.insert(object.origin().clone());
-                kept.push(object);
-            }
-            Entry::Occupied(entry) => loaded.complaints.push(Complaint {
-                severity: Severity::Refused,
-                origin: object.origin().clone(),
-                object: entry.key().to_string(),
-                field: String::new(),
-                message: format!("{ALREADY_WRITTEN} {}", entry.get()),
-                consequence: "that one counts, this one does not".to_owned(),
-            }),
+impl File {
+    /// Reads the text in force again, if it is still what the file holds.
+    fn read_again(&mut self, path: &Path) {
+        if self.good.is_none() || self.text.is_some() || self.broken.is_some() {
+            return;
+        }
+        let stamp = || fs::metadata(path).ok().map(|metadata| Stamp::of(&metadata));
+        let (before, text) = (stamp(), read(path).ok());
+        if before == self.stamp && stamp() == before {
+            self.text = text;
         }
     }
-    loaded.objects = kept;
-    loaded
 }
 
-fn walk(folder: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
-        if name.starts_with('.') || name.ends_with('~') {
-            continue;
+/// The content of a regular file; a pipe would keep everybody waiting.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let read = fs::metadata(path).and_then(|metadata| match metadata.is_file() {
+        true => fs::read(path),
+        false => Err(io::Error::other("it is no regular file")),
+    });
+    read.map_err(|error| format!("cannot be read: {error}"))
+}
+
+fn complain(origin: Origin, message: String, kept: bool) -> Complaint {
+    Complaint {
+        severity: Severity::Refused,
+        effect: Effect::NotEnforced,
+        origin,
+        object: String::new(),
+        field: String::new(),
+        message,
+        consequence: match kept {
+            true => "its last good content stays in force",
+            false => "nothing of it is in force",
         }
-        // Follows links: a mounted ConfigMap's files are links. One that leads nowhere is no file.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
-        if metadata.is_dir() {
-            if depth < MAX_DEPTH {
-                // A subfolder may vanish between listing and reading.
-                if let Err(error) = walk(&path, depth + 1, found)
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    return Err(error);
-                }
-            }
-        } else if is_manifest(&path) {
-            found.insert(path);
-        }
+        .to_owned(),
     }
-    Ok(())
-}
-
-/// Whether a name is one of a manifest.
-pub fn is_manifest(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| {
-        ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,10 @@
 //! (the last good state of a broken file) to itself.
 
 pub mod dir;
+mod kept;
+mod unique;
+mod walk;
 pub mod watch;
 
 pub use dir::{Folder, State};
+pub use kept::KEPT_FOLDER;

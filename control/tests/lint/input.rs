@@ -23,10 +23,10 @@ pub(super) fn cases() -> Vec<Case> {
             "not-enforced",
             Error,
             "kind",
-            &["unknown kind", "NetworkPolicy of networking.k8s.io/v1"],
+            &["is not enforced in this version", "NetworkPolicy of networking.k8s.io/v1"],
             (calico.to_owned(), open()),
         ),
-        case("not-enforced", Error, "", &["AdminNetworkPolicy"], (admin.to_owned(), open())),
+        case("not-enforced", Error, "kind", &["AdminNetworkPolicy"], (admin.to_owned(), open())),
         case("not-enforced", Error, "kind", &["NetworkPolice"], (misspelt.to_owned(), open())),
         case(
             "unknown-kind",
@@ -91,7 +91,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("no-pods", Info, "", &["left out", "kubectl get"], (format!("!{}", open()), open())),
         case(
             "no-namespaces",
-            Info,
+            Warning,
             "",
             &["no Namespace objects", "kubectl get namespaces"],
             (
