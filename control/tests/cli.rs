@@ -104,6 +104,21 @@ fn probes_are_answered_in_order() {
             r#"{"from":"shop/web","to":"shop/web","protocol":"UDP","port":1}"#,
             r#"{"verdict":"allow","egress":{"verdict":"allow"},"ingress":{"verdict":"allow"}}"#,
         ),
+        (
+            r#"{"from":"shop/client","to":"shop/web","protocol":47}"#,
+            r#"{"verdict":"deny","egress":{"verdict":"allow"},"ingress":{"verdict":"deny","policy":"shop/web"}}"#,
+        ),
+        (
+            r#"{"from":"shop/client","to":"shop/web","protocol":6,"port":8080}"#,
+            r#"{"verdict":"allow","egress":{"verdict":"allow"},"ingress":{"verdict":"allow","policy":"shop/web","rule":"spec.ingress[0].from[1]"}}"#,
+        ),
+        (
+            r#"{"from":"shop/client","to":"shop/web","protocol":"T\u0043P","port":80}"#,
+            r#"{"verdict":"deny","egress":{"verdict":"allow"},"ingress":{"verdict":"deny","policy":"shop/web"}}"#,
+        ),
+        (r#"{"from":"shop/client","to":"shop/web","protocol":256}"#, "from 0 to 255"),
+        (r#"{"from":"shop/client","to":"shop/web","protocol":-1}"#, "from 0 to 255"),
+        (r#"{"from":"shop/client","to":"shop/web","protocol":[6]}"#, "from 0 to 255"),
         (r#"{"from":"shop/none","to":"shop/web","port":1}"#, "there is no pod shop/none"),
         (r#"{"from":"shop/done","to":"shop/web","port":1}"#, "has finished"),
         (r#"{"from":"shop/waiting","to":"shop/web","port":1}"#, "has no address"),

@@ -128,8 +128,9 @@ fn check(index: &Index, ends: (IpAddr, IpAddr), traffic: Traffic) -> usize {
         (Direction::Ingress, destination, source, ingress.is_allowed()),
     ] {
         let Some(pod) = pod_at(index, this) else { continue };
-        let peer = pod_at(index, other);
-        let question = Question { index, direction, this: pod, peer_address: other, peer, traffic };
+        let question = Question::new(index, direction, pod, other, traffic);
+        let peer = question.peer;
+        assert_eq!(peer, pod_at(index, other));
         let near = near_misses(&question);
         if allowed {
             continue;

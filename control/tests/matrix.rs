@@ -138,3 +138,30 @@ fn ends_without_a_common_family_are_marked() {
     assert!(text.starts_with("    x/a x/b\nx/a  .   -\nx/b  -   .\n"), "{text}");
     assert!(text.contains("- no address family in common"), "{text}");
 }
+
+/// A block of one family closes the other: neither family's verdict may stand for both.
+#[test]
+fn families_that_differ_are_said() {
+    let text = "
+{apiVersion: v1, kind: Pod, metadata: {namespace: x, name: a}, status: {podIPs: [{ip: 10.0.0.1}, {ip: \"fd00::1\"}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: x, name: b, labels: {app: b}}, status: {podIPs: [{ip: 10.0.0.2}, {ip: \"fd00::2\"}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: x, name: four}
+spec: {podSelector: {matchLabels: {app: b}}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}
+";
+    let table = eval(text, &[]);
+    assert!(table.starts_with("    x/a x/b\nx/a  .   *\nx/b  .   .\n"), "{table}");
+    let table = eval(text, &["--port", "TCP/80"]);
+    assert!(table.starts_with("    x/a x/b\nx/a  .   *\nx/b  .   .\n"), "{table}");
+    assert!(table.contains("* allowed over one address family only"), "{table}");
+    let all = r#"{"from":"x/a","to":"x/b","verdict":"some","families":[{"family":"IPv4","verdict":"all"},{"family":"IPv6","verdict":"none"}]}"#;
+    assert!(eval(text, &["-o", "json"]).lines().any(|line| line == all));
+    let port = r#"{"from":"x/a","to":"x/b","verdict":"some","families":[{"family":"IPv4","verdict":"allow"},{"family":"IPv6","verdict":"deny"}]}"#;
+    assert!(eval(text, &["-o", "json", "--port", "TCP/80"]).lines().any(|line| line == port));
+    // Where both say the same the cell is as it was.
+    let same = r#"{"from":"x/b","to":"x/a","verdict":"all"}"#;
+    assert!(eval(text, &["-o", "json"]).lines().any(|line| line == same));
+}

@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use weir_table::Address;
 use weir_table::classify::{Classifier, Connection};
 use weir_table::mem::Words;
+use weir_table::names::NamesFile;
 
 use super::{FINDING, OK, Output, read_manifests};
 use crate::eval::Offline;
-use crate::eval::probe::{End, pair, resolve, traffic};
+use crate::eval::probe::{End, pair, pairs, resolve, traffic};
 use crate::explain::{Explanation, explain};
 use crate::index::Index;
 use crate::live::{self, EndpointRecord, Places};
@@ -18,7 +20,8 @@ use crate::model::ObjectKey;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 FROM and TO are namespace/pod or an address. Without -f the table that this node enforces is \
-asked, which knows addresses and the network namespaces of its pods.\n\
+asked; pods' names are then those that weir-control last wrote, and network namespaces of this \
+node's pods are names too.\n\
 Exit code: 0 allowed, 1 denied or an object was refused, 2 wrong usage.")]
 pub(super) struct Args {
     /// Who opens the connection
@@ -46,7 +49,9 @@ pub(super) fn run(args: &Args) -> Result<u8> {
             args.places.run_dir.display()
         ))?;
         let endpoints = live::endpoints(&args.places)?;
-        let ends = (resolve_live(&endpoints, &args.from)?, resolve_live(&endpoints, &args.to)?);
+        let mut names = NamesFile::new(&args.places.run_dir);
+        let end = |text: &str, names: &mut NamesFile| resolve_live(&endpoints, names, text);
+        let ends = (end(&args.from, &mut names)?, end(&args.to, &mut names)?);
         (explain_with(args, &classifier, None, &ends)?, false)
     } else {
         let input = read_manifests(&args.files)?;
@@ -76,14 +81,22 @@ fn explain_with<B: AsRef<[u8]>, W: Words>(
     index: Option<&Index>,
     (from, to): &(End, End),
 ) -> Result<Explanation> {
-    let (src, dst) = pair(*from, *to).map_err(anyhow::Error::msg)?;
+    let first = pair(*from, *to).map_err(anyhow::Error::msg)?;
     let (name, port) = match args.traffic.split_once('/') {
         Some((name, port)) => (name, port.parse().ok()),
         None => (args.traffic.as_str(), None),
     };
-    let (protocol, dport) = traffic(Some(name), port, src.is_v4()).map_err(anyhow::Error::msg)?;
-    let connection = Connection { src, dst, protocol, dport };
-    Ok(explain(classifier, index, (&args.from, &args.to), &connection))
+    let over = |(src, dst): (Address, Address)| -> Result<Explanation> {
+        let (protocol, dport) =
+            traffic(Some(name), port, src.is_v4()).map_err(anyhow::Error::msg)?;
+        let connection = Connection { src, dst, protocol, dport };
+        Ok(explain(classifier, index, (&args.from, &args.to), &connection))
+    };
+    let explanation = over(first)?;
+    Ok(match pairs(*from, *to).nth(1) {
+        Some(second) => explanation.beside(&over(second)?),
+        None => explanation,
+    })
 }
 
 /// `shop/web has only IPv4 addresses`.
@@ -98,16 +111,51 @@ fn families(index: &Index, text: &str) -> String {
     format!("{text} has only {} addresses", first.map_or("no", family))
 }
 
-/// The running node's table knows addresses, its endpoints the names of network namespaces.
-fn resolve_live(endpoints: &[EndpointRecord], text: &str) -> Result<End> {
+/// The running node's table knows addresses, its endpoints the names of network namespaces;
+/// control leaves a list of pods' names beside them.
+fn resolve_live(endpoints: &[EndpointRecord], names: &mut NamesFile, text: &str) -> Result<End> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(End::of(&[address.to_canonical()]));
     }
-    match endpoints.iter().find(|endpoint| endpoint.netns == text) {
-        Some(endpoint) => Ok(End::of(&endpoint.addresses)),
-        None => bail!(
-            "`{text}` is neither an address nor a network namespace of this node; \
-             pods' names are known with -f PATH"
-        ),
+    if let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.netns == text) {
+        return Ok(End::of(&endpoint.addresses));
+    }
+    let addresses: Vec<IpAddr> =
+        names.current().addresses(text).into_iter().map(|address| address.to_ip()).collect();
+    if addresses.is_empty() {
+        bail!(
+            "`{text}` is neither an address, nor a pod that weir-control has named here, nor a \
+             network namespace of this node; give an address, or manifests with -f PATH"
+        );
+    }
+    Ok(End::of(&addresses))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without manifests a pod's name is looked up in the list that control leaves.
+    #[test]
+    fn pods_of_the_running_node_are_found_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint = EndpointRecord {
+            ifindex: 7,
+            device: "veth1".into(),
+            netns: "cni-1".into(),
+            addresses: vec!["10.0.0.9".parse().unwrap()],
+            quarantined: false,
+            attached: true,
+        };
+        let mut names = NamesFile::new(dir.path());
+        let mut find = |text| resolve_live(std::slice::from_ref(&endpoint), &mut names, text);
+        assert!(find("shop/web").unwrap_err().to_string().contains("-f PATH"));
+        let list = "weir-names 1\nfd00::1 shop/web\n10.0.0.1 shop/web\n10.0.0.2 shop/db\n";
+        weir_table::names::save(dir.path(), list).unwrap();
+        let of = |addresses: [&str; 2]| End::of(&addresses.map(|text| text.parse().unwrap()));
+        assert_eq!(find("shop/web").unwrap(), of(["10.0.0.1", "fd00::1"]));
+        assert_eq!(find("cni-1").unwrap(), End::of(&["10.0.0.9".parse().unwrap()]));
+        assert_eq!(find("192.0.2.1").unwrap(), End::of(&["192.0.2.1".parse().unwrap()]));
+        assert!(find("shop/we").is_err());
     }
 }

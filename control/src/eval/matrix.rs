@@ -14,6 +14,9 @@
 //!
 //! A row is computed when it is printed. So `n` pods take memory in the order of `n` and time in
 //! the order of `n²`.
+//!
+//! Two pods with addresses of both families are judged over both. If these say different things the
+//! cell is `*`, and JSON lists each family by itself: blocks of one family only are easily written.
 
 use std::io::{self, Write};
 
@@ -22,7 +25,7 @@ use weir_table::Address;
 use weir_table::classify::Connection;
 use weir_table::policy::{Program, Span};
 
-use super::probe::{End, pair};
+use super::probe::{End, pairs};
 use super::{Offline, word};
 
 /// An IP protocol number without ports that no rule can name (RFC 3692 experimentation).
@@ -39,9 +42,25 @@ pub struct Cell<'m> {
     pub from: &'m str,
     /// Destination pod.
     pub to: &'m str,
-    /// `all`, `some`, `none`; with a port given, `allow` or `deny`; `-` if they share no family.
+    /// `all`, `some`, `none`; with a port given, `allow` or `deny`, and `some` if the families
+    /// differ; `-` if they share no family.
     pub verdict: &'static str,
     /// What passes if only some does: `TCP/80`, `UDP/1000-2000`, `ICMP`, `other`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed: Vec<String>,
+    /// IPv4 and IPv6 each by itself, if they differ; `allowed` is then empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub families: Vec<FamilyCell>,
+}
+
+/// What passes between a pair of pods over one address family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FamilyCell {
+    /// `IPv4` or `IPv6`.
+    pub family: &'static str,
+    /// As in [`Cell`].
+    pub verdict: &'static str,
+    /// As in [`Cell`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allowed: Vec<String>,
 }
@@ -88,11 +107,18 @@ impl<'a> Matrix<'a> {
     pub fn row(&self, source: usize) -> impl Iterator<Item = Cell<'_>> {
         let (from, from_end) = &self.pods[source];
         self.pods.iter().map(move |(to, to_end)| {
-            let (verdict, allowed) = match pair(*from_end, *to_end) {
-                Ok((src, dst)) => self.judge(src, dst),
-                Err(_) => ("-", Vec::new()),
-            };
-            Cell { from, to, verdict, allowed }
+            let mut families = pairs(*from_end, *to_end).map(|(src, dst)| {
+                let (verdict, allowed) = self.judge(src, dst);
+                FamilyCell { family: if src.is_v4() { "IPv4" } else { "IPv6" }, verdict, allowed }
+            });
+            let cell = |verdict, allowed, families| Cell { from, to, verdict, allowed, families };
+            match (families.next(), families.next()) {
+                (None, _) => cell("-", Vec::new(), Vec::new()),
+                (Some(a), Some(b)) if (a.verdict, &a.allowed) != (b.verdict, &b.allowed) => {
+                    cell("some", Vec::new(), vec![a, b])
+                }
+                (Some(one), _) => cell(one.verdict, one.allowed, Vec::new()),
+            }
         })
     }
 
@@ -195,12 +221,13 @@ impl<'a> Matrix<'a> {
         writeln!(out, "\nrows: sources, columns: destinations")?;
         let all = if self.traffic.is_some() { "allowed" } else { "all traffic is allowed" };
         let none = if self.traffic.is_some() { "denied" } else { "none is" };
-        for (symbol, meaning) in [
-            ('.', all),
-            ('X', none),
-            ('*', "some is (-o json says what)"),
-            ('-', "no address family in common"),
-        ] {
+        let some = match self.traffic {
+            Some(_) => "allowed over one address family only (-o json says which)",
+            None => "some is (-o json says what)",
+        };
+        for (symbol, meaning) in
+            [('.', all), ('X', none), ('*', some), ('-', "no address family in common")]
+        {
             if symbols.contains(symbol) {
                 writeln!(out, "  {symbol} {meaning}")?;
             }

@@ -9,11 +9,13 @@
 //! order of the questions.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::net::IpAddr;
 
 use rustc_hash::FxHashMap;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use weir_table::Address;
 use weir_table::classify::{Connection, Judgement};
 use weir_table::policy::Verdict;
@@ -37,7 +39,7 @@ pub struct Probe<'a> {
     /// `namespace/pod` or an address.
     #[serde(borrow)]
     pub to: Cow<'a, str>,
-    /// TCP, UDP, SCTP, ICMP, ICMPv6 or an IP protocol number; TCP if absent.
+    /// TCP, UDP, SCTP, ICMP, ICMPv6 or an IP protocol number, as text or number; TCP if absent.
     #[serde(borrow, default)]
     pub protocol: Option<Word<'a>>,
     /// Destination port, for TCP, UDP and SCTP.
@@ -47,9 +49,39 @@ pub struct Probe<'a> {
 
 /// A text that stays where it was read, unless it holds escapes. (serde would copy the text of an
 /// `Option<Cow<str>>` in any case.)
-#[derive(Debug, Clone, Deserialize)]
-#[serde(transparent)]
-pub struct Word<'a>(#[serde(borrow)] pub Cow<'a, str>);
+///
+/// A protocol may also be written as a JSON number, `47` as well as `"47"`.
+#[derive(Debug, Clone)]
+pub struct Word<'a>(pub Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Word<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrNumber;
+        impl<'de> Visitor<'de> for TextOrNumber {
+            type Value = Word<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a protocol, or its IP protocol number from 0 to 255")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Word(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Word(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+                match u8::try_from(number) {
+                    Ok(number) => Ok(Word(Cow::Owned(number.to_string()))),
+                    Err(_) => Err(E::invalid_value(Unexpected::Unsigned(number), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(TextOrNumber)
+    }
+}
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -122,15 +154,21 @@ fn usable(pod: &Pod) -> Result<(), String> {
     }
 }
 
-/// Picks an address of each end, of one family: the one that the source names first, if the
-/// destination has one of it.
+/// An address of each end for each family that both have; first the one that the source names
+/// first.
+pub fn pairs(from: End, to: End) -> impl Iterator<Item = (Address, Address)> {
+    let (v4, v6) = (from.v4.zip(to.v4), from.v6.zip(to.v6));
+    let both = if from.prefers_v6 { [v6, v4] } else { [v4, v6] };
+    both.into_iter().flatten()
+}
+
+/// The first of [`pairs`]: the addresses that a probe by names means.
 ///
 /// # Errors
 /// A sentence if the two have no family in common.
 pub fn pair(from: End, to: End) -> Result<(Address, Address), String> {
-    let (v4, v6) = (from.v4.zip(to.v4), from.v6.zip(to.v6));
-    let pair = if from.prefers_v6 { v6.or(v4) } else { v4.or(v6) };
-    pair.ok_or_else(|| "the two ends have no address family in common".to_owned())
+    let first = pairs(from, to).next();
+    first.ok_or_else(|| "the two ends have no address family in common".to_owned())
 }
 
 /// The protocol number and port of a probe.
@@ -175,7 +213,8 @@ fn parse(line: &[u8]) -> Result<Probe<'_>, String> {
 #[derive(Debug)]
 pub struct Prober<'a> {
     offline: &'a Offline,
-    ends: FxHashMap<String, Result<End, String>>,
+    /// By name; only of pods that there are, so that it cannot outgrow the index.
+    ends: FxHashMap<String, End>,
     /// (verdict, program where the verdict names no rule) → one side of an answer as JSON.
     sides: FxHashMap<(u32, u32), Box<[u8]>>,
 }
@@ -191,13 +230,12 @@ impl<'a> Prober<'a> {
             // Addresses are as many as they like and soon read; only names are kept.
             return resolve(&self.offline.index, text);
         }
-        match self.ends.get(text) {
-            Some(Ok(end)) => return Ok(*end),
-            Some(Err(why)) => return Err(why.clone()),
-            None => {}
+        if let Some(end) = self.ends.get(text) {
+            return Ok(*end);
         }
-        let end = resolve(&self.offline.index, text);
-        self.ends.entry(text.to_owned()).or_insert(end).clone()
+        let end = resolve(&self.offline.index, text)?;
+        self.ends.insert(text.to_owned(), end);
+        Ok(end)
     }
 
     /// The connection that a probe means, and what both ends say.

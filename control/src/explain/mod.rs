@@ -3,17 +3,19 @@
 //! ```text
 //!   classifier ──► verdict, policy, rule          the function and the table of the workers
 //!   objects    ──► near ──► peer, port            what keeps each rule from matching
-//!              └─► ends                           whose the addresses are
+//!              └─► ends, node                     who has the addresses
 //!                     side ──► SideWhy            one end's sentences
 //! ```
 //!
 //! The verdict comes from the classifier alone; the sentences add which policies select each end,
 //! where the rule that decided is written, and for a denial which rule came nearest. With the
 //! objects at hand (`-f`) they also say why an end is outside of policy; from a running node's
-//! table alone they say what the table knows.
+//! table alone they say what the table knows. One verdict is not the table's: a node and its own
+//! pods reach each other whatever policies say, and the explanation says so.
 
 mod ends;
 pub mod near;
+mod node;
 mod peer;
 mod port;
 mod side;
@@ -30,6 +32,8 @@ use crate::eval::word;
 use crate::index::Index;
 use crate::model::{Direction, Protocol};
 use crate::oracle::Traffic;
+use ends::{Ends, Holder};
+use node::OwnNode;
 
 pub use words::{protocol_name, traffic_text};
 
@@ -81,12 +85,15 @@ pub struct Explanation {
     pub to: String,
     /// `TCP/80`, `ICMP`.
     pub traffic: String,
-    /// `allow` or `deny`.
+    /// `allow` or `deny`; what happens to the connection, policies or not.
     pub verdict: &'static str,
     /// The source's side.
     pub egress: SideWhy,
     /// The destination's side.
     pub ingress: SideWhy,
+    /// The addresses are of IPv6.
+    #[serde(skip)]
+    over_v6: bool,
     /// What to know beside the verdict.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -128,22 +135,101 @@ pub fn explain<B: AsRef<[u8]>, W: Words>(
 ) -> Explanation {
     let judgement = classifier.evaluate(connection);
     let (from, to) = (end_text(from, connection.src), end_text(to, connection.dst));
+    let (src, dst) = (connection.src.to_ip(), connection.dst.to_ip());
+    let ends = index.map(|index| Ends::of(index, src, dst));
     let side = |direction, name: &str, peer: &str, verdict| {
-        let view = side::View { classifier, index, direction, connection, name, peer };
+        let view = side::View { classifier, ends, direction, connection, name, peer };
         view.explain(verdict)
     };
     let egress = side(Direction::Egress, &from, &to, judgement.egress);
     let ingress = side(Direction::Ingress, &to, &from, judgement.ingress);
-    let (src, dst) = (connection.src.to_ip(), connection.dst.to_ip());
-    let notes = index.filter(|_| src != dst).map(|index| ends::notes(index, src, dst));
-    Explanation {
+    let mut explanation = Explanation {
         traffic: traffic_text(connection.protocol, connection.dport),
         verdict: word(judgement.is_allowed()),
         from,
         to,
         egress,
         ingress,
-        notes: notes.unwrap_or_default(),
+        over_v6: !connection.src.is_v4(),
+        notes: Vec::new(),
+    };
+    if src == dst {
+        return explanation;
+    }
+    match ends {
+        Some(ends) => explanation.note_ends(&ends),
+        None if !judgement.is_allowed() => {
+            let (source, destination) =
+                (classifier.is_pod(connection.src), classifier.is_pod(connection.dst));
+            if source != destination {
+                let outside = if source { dst } else { src };
+                explanation.notes.push(node::without_objects(outside));
+            }
+        }
+        None => {}
+    }
+    explanation
+}
+
+impl Explanation {
+    /// What passes before any policy is asked, and addresses that are not where a connection ends.
+    fn note_ends(&mut self, ends: &Ends<'_>) {
+        match node::own_node(ends) {
+            OwnNode::Yes { node, pod } => {
+                let denied = self.verdict == "deny";
+                self.verdict = "allow";
+                for side in [&mut self.egress, &mut self.ingress] {
+                    *side = SideWhy {
+                        verdict: "allow",
+                        policy: None,
+                        rule: None,
+                        source: None,
+                        selected_by: std::mem::take(&mut side.selected_by),
+                        why: format!(
+                            "allowed: node {node} and its own pod {pod} always reach each other"
+                        ),
+                        nearest: Vec::new(),
+                        without_effect: Vec::new(),
+                    };
+                }
+                if denied {
+                    self.notes.push(
+                        "policies alone would deny it, and do so to whatever the node only forwards"
+                            .to_owned(),
+                    );
+                }
+            }
+            OwnNode::Perhaps(note) if self.verdict == "deny" => self.notes.push(note),
+            OwnNode::Perhaps(_) | OwnNode::No => {}
+        }
+        if let (destination, Holder::Service(key)) = ends.destination {
+            self.notes.push(format!(
+                "{destination} is the address of Service {key}: the source's egress policies see that \
+                 address, ingress policies act on the backend; ask for the backend to see them"
+            ));
+        }
+    }
+
+    /// Adds what the same question gives over the ends' other address family.
+    #[must_use]
+    pub fn beside(mut self, other: &Self) -> Self {
+        if other.from == other.to {
+            // An address reaches itself, of whatever family.
+            return self;
+        }
+        let family = if other.over_v6 { "IPv6" } else { "IPv4" };
+        let (from, to) = (&other.from, &other.to);
+        self.notes.push(match (self.verdict == other.verdict, other.verdict) {
+            (true, "allow") => format!("over {family} ({from} → {to}) it is allowed too"),
+            (true, _) => format!("over {family} ({from} → {to}) it is denied too"),
+            (false, "allow") => format!(
+                "over {family} it is allowed: {from} → {to}; ask for these addresses to see why"
+            ),
+            (false, _) => format!(
+                "over {family} it is DENIED: {from} → {to}; ask for these addresses to see why"
+            ),
+        });
+        self
     }
 }
 

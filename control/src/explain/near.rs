@@ -13,6 +13,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::ends::{Ends, Holder, holder};
 use super::peer::peer_misses;
 use super::port::port_misses;
 use crate::index::{Index, Owner};
@@ -34,6 +35,49 @@ pub struct Question<'a> {
     pub peer: Option<&'a Pod>,
     /// What is sent.
     pub traffic: Traffic,
+    /// Who has the other end's address.
+    pub(super) peer_is: Holder<'a>,
+}
+
+impl<'a> Question<'a> {
+    /// A question about the side of the pod `this`, which policies must concern.
+    pub fn new(
+        index: &'a Index,
+        direction: Direction,
+        this: &'a Pod,
+        peer_address: IpAddr,
+        traffic: Traffic,
+    ) -> Self {
+        let peer = (peer_address, holder(index, peer_address));
+        Self::about(index, direction, this, peer, traffic)
+    }
+
+    /// The side of a connection whose ends are known already; `None` if its end is no pod that
+    /// policies concern.
+    pub(super) fn of(ends: &Ends<'a>, direction: Direction, traffic: Traffic) -> Option<Self> {
+        let (this, peer) = match direction {
+            Direction::Ingress => (ends.destination, ends.source),
+            Direction::Egress => (ends.source, ends.destination),
+        };
+        match this {
+            (_, Holder::Pod(pod)) => Some(Self::about(ends.index, direction, pod, peer, traffic)),
+            _ => None,
+        }
+    }
+
+    fn about(
+        index: &'a Index,
+        direction: Direction,
+        this: &'a Pod,
+        (peer_address, peer_is): (IpAddr, Holder<'a>),
+        traffic: Traffic,
+    ) -> Self {
+        let peer = match peer_is {
+            Holder::Pod(pod) => Some(pod),
+            _ => None,
+        };
+        Self { index, direction, this, peer_address, peer, traffic, peer_is }
+    }
 }
 
 /// What would make a condition hold.

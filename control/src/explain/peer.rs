@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::ends::stranger;
+use super::ends::no_selector_matches;
 use super::near::{Edit, Fix, Miss, Question};
 use super::words::one_of;
 use crate::index::NamespaceLabels;
@@ -53,7 +53,7 @@ fn pod_misses(
     let Some(pod) = question.peer else {
         let text = format!(
             "selectors match pods only, and {}; an ipBlock could match it",
-            stranger(question.index, question.peer_address)
+            no_selector_matches(question.peer_address, question.peer_is)
         );
         let block = IpNet::from(question.peer_address);
         return vec![Miss::new(text, Fix::Edit(Edit::AddBlock(block)))];

@@ -1,6 +1,6 @@
 //! Which conditions on the destination port fail.
 
-use super::near::{Edit, Fix, Miss, Question, pod_at};
+use super::near::{Edit, Fix, Miss, Question};
 use super::words::{one_of, traffic_words};
 use crate::model::{Direction, Pod, PortMatch, PortRule, Protocol, Rule};
 use crate::oracle::Traffic;
@@ -36,15 +36,17 @@ pub(super) fn port_misses(question: &Question<'_>, rule: &Rule) -> Vec<Miss> {
             return vec![other_port(&near, protocol, number)];
         }
     }
-    // Every port of the rule is a name that the destination does not have.
-    rule.ports.first().map(|port| unnamed(question, port, destination)).unwrap_or_default()
+    // Every port of the rule is a name that the destination does not have: the nearest of them,
+    // of equals the first.
+    let unnamed = rule.ports.iter().map(|port| unnamed(question, port, destination));
+    unnamed.min_by_key(Vec::len).unwrap_or_default()
 }
 
 /// The pod whose ports names mean: the destination of the connection.
 fn destination<'a>(question: &Question<'a>) -> Option<&'a Pod> {
     match question.direction {
         Direction::Ingress => Some(question.this),
-        Direction::Egress => pod_at(question.index, question.peer_address),
+        Direction::Egress => question.peer,
     }
 }
 

@@ -6,19 +6,19 @@ use weir_table::classify::{Classifier, Connection};
 use weir_table::mem::Words;
 use weir_table::policy::Verdict;
 
-use super::near::{NearMiss, Question, near_misses, nearest, pod_at};
+use super::ends::{Ends, Holder};
+use super::near::{NearMiss, Question, near_misses, nearest};
 use super::port::matching_port;
 use super::{Nearest, SideWhy, ends, traffic_of};
 use crate::eval::{SideAnswer, side_answer};
-use crate::index::Index;
 use crate::model::{Direction, NetworkPolicy, ObjectKey, Origin, Rule};
 
 /// What is looked at.
 pub(super) struct View<'a, B, W> {
     /// The table in force.
     pub classifier: &'a Classifier<B, W>,
-    /// The objects, if there are.
-    pub index: Option<&'a Index>,
+    /// What the objects know of both ends, if there are objects.
+    pub ends: Option<Ends<'a>>,
     /// Which side.
     pub direction: Direction,
     /// The connection.
@@ -74,15 +74,14 @@ impl<B: AsRef<[u8]>, W: Words> View<'_, B, W> {
     }
 
     fn question(&self) -> Option<Question<'_>> {
-        let (this, peer_address) = self.addresses();
-        let index = self.index?;
-        Some(Question {
-            index,
-            direction: self.direction,
-            this: pod_at(index, this)?,
-            peer_address,
-            peer: pod_at(index, peer_address),
-            traffic: traffic_of(self.connection),
+        Question::of(self.ends.as_ref()?, self.direction, traffic_of(self.connection))
+    }
+
+    /// Who has this end's address.
+    fn holder(&self) -> Option<Holder<'_>> {
+        self.ends.as_ref().map(|ends| match self.direction {
+            Direction::Ingress => ends.destination.1,
+            Direction::Egress => ends.source.1,
         })
     }
 
@@ -110,7 +109,7 @@ impl<B: AsRef<[u8]>, W: Words> View<'_, B, W> {
                 format!("allowed: {name} is selected by no policy for {direction}")
             }
             _ if verdict.is_allow() => {
-                format!("allowed: {name} {}", ends::unrestricted(self.index, this))
+                format!("allowed: {name} {}", ends::unrestricted(self.holder()))
             }
             (None, Some(_)) => {
                 let policies = self.named(selected_by.iter());
@@ -122,7 +121,7 @@ impl<B: AsRef<[u8]>, W: Words> View<'_, B, W> {
             }
             _ => format!(
                 "denied: {name} is isolated in both directions: {}",
-                ends::contested(self.index, this)
+                ends::contested(self.ends, (this, self.holder().unwrap_or(Holder::Unknown)))
             ),
         }
     }
@@ -143,7 +142,7 @@ impl<B: AsRef<[u8]>, W: Words> View<'_, B, W> {
 
     fn policy(&self, name: &str) -> Option<&NetworkPolicy> {
         let (namespace, name) = name.split_once('/')?;
-        self.index?.policy(&ObjectKey::new(namespace, name))
+        self.ends.as_ref()?.index.policy(&ObjectKey::new(namespace, name))
     }
 
     fn rule(&self, policy: &str, path: &str) -> Option<(&NetworkPolicy, &Rule)> {
@@ -214,9 +213,11 @@ impl<B: AsRef<[u8]>, W: Words> View<'_, B, W> {
                 let of = if fault.field.is_empty() { "" } else { ": " };
                 texts.push(format!("{what}{of}{}: {} ({at})", fault.field, fault.message));
             }
-            if policy.faults.is_empty() && policy.rules(self.direction).is_empty() {
+            let any_written = !policy.refused_rules(self.direction).is_empty();
+            if !policy.refused && !any_written && policy.rules(self.direction).is_empty() {
                 texts.push(format!(
-                    "NetworkPolicy {key} has no {field} rules: {field}: [] allows nothing ({})",
+                    "NetworkPolicy {key} isolates for {field} and has no {field} rules: it allows \
+                     nothing ({})",
                     policy.origin
                 ));
             }

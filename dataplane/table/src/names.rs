@@ -66,6 +66,14 @@ impl Names {
         self.names.get(&address).map(AsRef::as_ref)
     }
 
+    /// The addresses of the pod of this name, in their order.
+    pub fn addresses(&self, name: &str) -> Vec<Address> {
+        let named = self.names.iter().filter(|(_, of)| &***of == name);
+        let mut addresses: Vec<Address> = named.map(|(address, _)| *address).collect();
+        addresses.sort_unstable_by_key(|address| address.to_ip());
+        addresses
+    }
+
     /// How many addresses have a name.
     pub fn len(&self) -> usize {
         self.names.len()
