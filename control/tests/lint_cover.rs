@@ -15,7 +15,8 @@ use weir_table::classify::Connection;
 
 const APPS: [&str; 3] = ["a", "b", "c"];
 
-/// Six pods of two namespaces with labels and port names that differ, two of them dual-stack.
+/// Pods of four namespaces with labels and port names that differ, some of them dual-stack. One
+/// namespace is refused, one not declared; one pod is refused, and two claim one address.
 const PODS: &str = "
 {apiVersion: v1, kind: Namespace, metadata: {name: x, labels: {team: one}}}
 ---
@@ -32,6 +33,20 @@ const PODS: &str = "
 {apiVersion: v1, kind: Pod, metadata: {namespace: y, name: b, labels: {app: b, tier: f}}, status: {podIP: 10.0.1.2}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {namespace: y, name: c, labels: {app: c}}, spec: {hostNetwork: true}, status: {podIP: 192.0.2.9}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: z, labels: {team: [one]}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: z, name: a, labels: {app: a}}, spec: {containers: [{ports: [{name: p, containerPort: 80}]}]}, status: {podIP: 10.0.2.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: z, name: b, labels: {app: b, tier: f}}, status: {podIP: 10.0.2.2}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: w, name: a, labels: {app: a}}, status: {podIP: 10.0.3.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: x, name: refused, labels: {app: a, tier: [f]}}, spec: {containers: [{ports: [{name: p, containerPort: 81}]}]}, status: {podIP: 10.0.0.4}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: x, name: twin-1, labels: {app: b}}, spec: {containers: [{ports: [{name: p, containerPort: 80}]}]}, status: {podIP: 10.0.0.5}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: x, name: twin-2, labels: {app: c}}, status: {podIP: 10.0.0.5}}
 ---
 ";
 
@@ -92,7 +107,7 @@ fn rule(peers: &'static str) -> impl Strategy<Value = String> {
 
 fn policy() -> impl Strategy<Value = String> {
     let rules = |peers| prop::collection::vec(rule(peers), 0..3);
-    (prop::sample::select(vec!["x", "y"]), selector(), rules("from"), rules("to")).prop_map(
+    (prop::sample::select(vec!["x", "y", "z", "w"]), selector(), rules("from"), rules("to")).prop_map(
         |(namespace, selector, ingress, egress)| {
             format!(
                 "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {{name: NAME, namespace: {namespace}}}\nspec: {{podSelector: {selector}, policyTypes: [Ingress, Egress], ingress: [{}], egress: [{}]}}\n",
@@ -109,8 +124,13 @@ fn verdicts(offline: &Offline) -> Vec<bool> {
         "10.0.0.1",
         "10.0.0.2",
         "10.0.0.3",
+        "10.0.0.4",
+        "10.0.0.5",
         "10.0.1.1",
         "10.0.1.2",
+        "10.0.2.1",
+        "10.0.2.2",
+        "10.0.3.1",
         "192.0.2.9",
         "10.0.0.77",
         "10.0.1.77",
@@ -168,13 +188,35 @@ fn check(policies: &[String]) -> usize {
     covered.len()
 }
 
+/// `WEIR_PROPERTY_CASES` sets how many clusters.
+fn cases() -> u32 {
+    std::env::var("WEIR_PROPERTY_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn covered_rules_can_go(policies in prop::collection::vec(policy(), 1..7)) {
         check(&policies);
     }
+}
+
+/// Of a refused namespace nobody knows the labels: the empty namespaceSelector does not find it, and
+/// a podSelector alone does. So the one is not covered by the other.
+#[test]
+fn in_a_refused_namespace_all_namespaces_are_not_all() {
+    let policy = |namespace: &str| {
+        format!(
+            "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {{name: NAME, namespace: {namespace}}}\nspec: {{podSelector: {{}}, ingress: [{{from: [{{namespaceSelector: {{}}}}]}}, {{from: [{{podSelector: {{}}}}]}}]}}\n"
+        )
+    };
+    assert_eq!(check(&[policy("x")]), 1);
+    assert_eq!(check(&[policy("z")]), 0);
 }
 
 /// The generator makes covered rules often enough for the property to mean something.

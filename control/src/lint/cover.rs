@@ -6,24 +6,74 @@
 //! A covered rule can be removed without a change of any verdict; a property test holds this
 //! against the compiled table.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
+use rustc_hash::FxHashMap;
 
 use super::input::content;
 use super::select::{implies, selector_words};
 use super::world::{PodSet, PolicyView, World};
 use super::{Finding, Notes, Severity};
-use crate::model::{Direction, LabelSelector, Peer, PortMatch, PortRule, Rule};
+use crate::model::{Direction, LabelSelector, Peer, PeerRule, PortMatch, PortRule, Protocol, Rule};
 
-/// One rule in force.
+/// One rule in force, with all that pairs of rules are compared by; found out once for each rule,
+/// as pairs are as many as the square of them.
 struct Entry<'a, 'w> {
     view: &'a PolicyView<'w>,
     rule: &'a Rule,
+    direction: Direction,
+    /// The governed pods of its policy, by number in [`Sets`].
+    governed: usize,
     /// Governed pods that the selectors of its peers match.
-    selected: PodSet,
-    /// Governed pods of which every address is in one of its blocks.
-    in_blocks: PodSet,
+    selected: usize,
+    /// Those, and governed pods of which every address is in one of its blocks.
+    matched: usize,
+    /// Selects no pod, or no peer: what allows nothing now is reported as that.
+    idle: bool,
+    ports: Ports<'a>,
+    /// The numbers that its named ports stand for; found out when first asked for.
+    named: OnceCell<Vec<Vec<u16>>>,
+}
+
+/// A rule's ports, ready to be asked.
+struct Ports<'a> {
+    /// No list: every port, and protocols without ports.
+    any: bool,
+    /// For each of [`Protocol::ALL`] the numeric ports, joined and in order.
+    ranges: [Vec<(u16, u16)>; 3],
+    names: Vec<(Protocol, &'a str)>,
+}
+
+/// Sets of pods, each content once: rules are many, sets of pods few.
+#[derive(Default)]
+struct Sets {
+    numbers: FxHashMap<PodSet, usize>,
+    list: Vec<PodSet>,
+    /// What has been asked: (part, whole) → whether it is one.
+    subsets: FxHashMap<(usize, usize), bool>,
+}
+
+impl Sets {
+    fn number(&mut self, set: &PodSet) -> usize {
+        if let Some(number) = self.numbers.get(set) {
+            return *number;
+        }
+        let number = self.list.len();
+        self.numbers.insert(set.clone(), number);
+        self.list.push(set.clone());
+        number
+    }
+
+    fn is_subset(&mut self, part: usize, whole: usize) -> bool {
+        let list = &self.list;
+        part == whole
+            || *self
+                .subsets
+                .entry((part, whole))
+                .or_insert_with(|| list[part].is_subset(&list[whole]))
+    }
 }
 
 pub(super) fn check(world: &World<'_>, findings: &mut Vec<Finding>) {
@@ -35,19 +85,21 @@ pub(super) fn check(world: &World<'_>, findings: &mut Vec<Finding>) {
             by_namespace.entry(&view.policy.key.namespace).or_default().push(view);
         }
     }
+    let mut sets = Sets::default();
     for views in by_namespace.values() {
         for direction in [Direction::Ingress, Direction::Egress] {
-            let entries: Vec<Entry<'_, '_>> = views
-                .iter()
-                .flat_map(|view| view.rules(direction).map(|(rule, sets)| (*view, rule, sets)))
-                .map(|(view, rule, sets)| Entry::new(world, view, rule, sets))
-                .collect();
+            let mut entries: Vec<Entry<'_, '_>> = Vec::new();
+            for view in views {
+                for (rule, peers) in view.rules(direction) {
+                    entries.push(Entry::new(world, view, (direction, rule, peers), &mut sets));
+                }
+            }
             for (i, entry) in entries.iter().enumerate() {
                 let covering = (0..entries.len()).find_map(|j| {
                     let other = &entries[j];
-                    let how = (j != i).then(|| covers(world, direction, other, entry)).flatten()?;
+                    let how = (j != i).then(|| covers(world, &mut sets, other, entry)).flatten()?;
                     // Of two that cover each other the first stays.
-                    let mutual = j > i && covers(world, direction, entry, other).is_some();
+                    let mutual = j > i && covers(world, &mut sets, entry, other).is_some();
                     (!mutual).then_some((other, how))
                 });
                 if let Some((other, how)) = covering {
@@ -110,9 +162,14 @@ fn report(
 }
 
 impl<'a, 'w> Entry<'a, 'w> {
-    fn new(world: &World<'w>, view: &'a PolicyView<'w>, rule: &'a Rule, sets: &[PodSet]) -> Self {
+    fn new(
+        world: &World<'w>,
+        view: &'a PolicyView<'w>,
+        (direction, rule, peers): (Direction, &'a Rule, &[PodSet]),
+        sets: &mut Sets,
+    ) -> Self {
         let (mut selected, mut in_blocks) = (PodSet::default(), PodSet::default());
-        for (peer, set) in rule.peers.iter().zip(sets) {
+        for (peer, set) in rule.peers.iter().zip(peers) {
             match &peer.peer {
                 Peer::Pods { .. } => selected.add(set),
                 Peer::IpBlock { .. } => in_blocks.add(set),
@@ -129,104 +186,168 @@ impl<'a, 'w> Entry<'a, 'w> {
             };
             world.pods[*pod].addresses.iter().all(inside)
         };
-        let in_blocks = in_blocks.iter().filter(whole).collect();
-        Self { view, rule, selected, in_blocks }
+        let mut matched: PodSet = in_blocks.iter().filter(whole).collect();
+        matched.add(&selected);
+        let selectors_only = rule.peers.iter().all(|p| matches!(p.peer, Peer::Pods { .. }));
+        let idle = view.governed.is_empty()
+            || (!rule.peers.is_empty() && selectors_only && selected.is_empty());
+        Self {
+            view,
+            rule,
+            direction,
+            governed: sets.number(&view.governed),
+            selected: sets.number(&selected),
+            matched: sets.number(&matched),
+            idle,
+            ports: Ports::of(&rule.ports),
+            named: OnceCell::new(),
+        }
+    }
+
+    /// For each of the names of its ports the numbers at the pods that the rule lets connections
+    /// go to.
+    fn named(&self, world: &World<'_>) -> &[Vec<u16>] {
+        self.named.get_or_init(|| {
+            let mut destinations = PodSet::default();
+            match self.direction {
+                Direction::Ingress => destinations.add(&self.view.governed),
+                Direction::Egress if self.rule.peers.is_empty() => {
+                    destinations = world.governed(&(0..world.pods.len()).collect());
+                }
+                Direction::Egress => {
+                    let mut rules = self.view.rules(self.direction);
+                    let own = rules.find(|(rule, _)| std::ptr::eq(*rule, self.rule));
+                    own.into_iter().flat_map(|(_, sets)| sets).for_each(|s| destinations.add(s));
+                }
+            }
+            let mut numbers = vec![Vec::new(); self.ports.names.len()];
+            for declared in destinations.iter().flat_map(|pod| &world.pods[pod].ports) {
+                for (i, (protocol, name)) in self.ports.names.iter().enumerate() {
+                    if declared.protocol == *protocol && declared.name.as_deref() == Some(*name) {
+                        numbers[i].push(declared.port);
+                    }
+                }
+            }
+            for list in &mut numbers {
+                list.sort_unstable();
+                list.dedup();
+            }
+            numbers
+        })
     }
 }
 
-/// Whether everything that `narrow` allows is allowed by `wide`, and on what ground.
+impl<'a> Ports<'a> {
+    fn of(rules: &'a [PortRule]) -> Self {
+        let mut ports =
+            Self { any: rules.is_empty(), ranges: Default::default(), names: Vec::new() };
+        for port in rules {
+            let ranges = &mut ports.ranges[port.protocol as usize];
+            match &port.port {
+                PortMatch::All => ranges.push((0, u16::MAX)),
+                PortMatch::Range(first, last) => ranges.push((*first, *last)),
+                PortMatch::Named(name) => ports.names.push((port.protocol, name)),
+            }
+        }
+        for ranges in &mut ports.ranges {
+            ranges.sort_unstable();
+            ranges.dedup_by(|next, before| {
+                // Joined where one goes on where the other ends.
+                let joined = next.0 <= before.1.saturating_add(1);
+                if joined {
+                    before.1 = before.1.max(next.1);
+                }
+                joined
+            });
+        }
+        ports
+    }
+
+    fn holds(&self, protocol: Protocol, first: u16, last: u16) -> bool {
+        let mut ranges = self.ranges[protocol as usize].iter();
+        ranges.any(|(from, to)| *from <= first && last <= *to)
+    }
+
+    /// Whether the ports of the narrow rule are among these. `resolved` gives the numbers of a
+    /// name that is not; where it gives none, the name may be any.
+    fn cover(&self, narrow: &Ports<'_>, resolved: impl Fn(usize) -> Vec<u16>) -> bool {
+        if self.any {
+            return true;
+        }
+        // No ports means protocols without ports too, which no list of ports allows.
+        let numeric = |protocol: Protocol| {
+            let mut ranges = narrow.ranges[protocol as usize].iter();
+            ranges.all(|(first, last)| self.holds(protocol, *first, *last))
+        };
+        !narrow.any
+            && Protocol::ALL.into_iter().all(numeric)
+            && narrow.names.iter().enumerate().all(|(i, (protocol, name))| {
+                if self.holds(*protocol, 0, u16::MAX) || self.names.contains(&(*protocol, *name)) {
+                    return true;
+                }
+                let numbers = resolved(i);
+                !numbers.is_empty() && numbers.iter().all(|n| self.holds(*protocol, *n, *n))
+            })
+    }
+}
+
+/// Whether everything that `narrow` allows is allowed by `wide`, and on what ground. What is cheap
+/// and mostly says no is asked first.
 fn covers(
     world: &World<'_>,
-    direction: Direction,
+    sets: &mut Sets,
     wide: &Entry<'_, '_>,
     narrow: &Entry<'_, '_>,
 ) -> Option<Ground> {
     let (a, b) = (narrow, wide);
-    let by_text = implies(&a.view.policy.pod_selector, &b.view.policy.pod_selector)
-        && peers_cover(b.rule, a.rule)
-        && ports_cover(&b.rule.ports, &a.rule.ports, |_, _| false);
-    if by_text {
-        return Some(Ground::Always);
-    }
-    // What allows nothing now is reported as that; "covered" would say nothing.
-    let idle = a.view.governed.is_empty()
-        || (!a.rule.peers.is_empty()
-            && a.selected.is_empty()
-            && a.rule.peers.iter().all(|peer| matches!(peer.peer, Peer::Pods { .. })));
-    if idle || !a.view.governed.is_subset(&b.view.governed) {
+    let by_text = b.ports.cover(&a.ports, |_| Vec::new());
+    if !by_text && (a.idle || a.ports.names.is_empty()) {
         return None;
     }
-    let destinations: Vec<usize> = match direction {
-        Direction::Ingress => a.view.governed.iter().collect(),
-        Direction::Egress if a.rule.peers.is_empty() => (0..world.pods.len()).collect(),
-        Direction::Egress => {
-            let mut set = a.selected.clone();
-            for (peer, peers) in a.rule.peers.iter().zip(&a.view_sets(direction)) {
-                if matches!(peer.peer, Peer::IpBlock { .. }) {
-                    set.add(peers);
-                }
-            }
-            set.iter().collect()
-        }
-    };
-    // A name is covered if every number that it stands for is.
-    let resolved = |port: &PortRule, wide: &[PortRule]| {
-        let PortMatch::Named(name) = &port.port else { return false };
-        let mut numbers = destinations
-            .iter()
-            .flat_map(|pod| &world.pods[*pod].ports)
-            .filter(|declared| {
-                declared.protocol == port.protocol && declared.name.as_deref() == Some(name)
-            })
-            .map(|declared| declared.port)
-            .peekable();
-        numbers.peek().is_some()
-            && numbers.all(|number| range_covered(wide, port.protocol, number, number))
-    };
-    let covered = peers_cover_now(b, a) && ports_cover(&b.rule.ports, &a.rule.ports, resolved);
-    covered.then_some(Ground::Present)
-}
-
-impl Entry<'_, '_> {
-    fn view_sets(&self, direction: Direction) -> Vec<PodSet> {
-        let mut rules = self.view.rules(direction);
-        let found = rules.find(|(rule, _)| std::ptr::eq(*rule, self.rule));
-        found.map(|(_, sets)| sets.clone()).unwrap_or_default()
+    let own_known = world.index.selectable_labels(&a.view.policy.key.namespace).is_some();
+    if by_text
+        && implies(&a.view.policy.pod_selector, &b.view.policy.pod_selector)
+        && peers_cover(b.rule, a.rule, own_known)
+    {
+        return Some(Ground::Always);
     }
+    let now = !a.idle
+        && sets.is_subset(a.governed, b.governed)
+        && peers_cover_now(sets, b, a)
+        // A name is covered if every number that it stands for is.
+        && (by_text || b.ports.cover(&a.ports, |i| a.named(world)[i].clone()));
+    now.then_some(Ground::Present)
 }
 
 /// By text: each peer of the narrow rule is covered by one of the wide rule.
-fn peers_cover(wide: &Rule, narrow: &Rule) -> bool {
-    if wide.peers.is_empty() {
-        return true;
-    }
-    !narrow.peers.is_empty()
-        && narrow
-            .peers
-            .iter()
-            .all(|narrow| wide.peers.iter().any(|wide| peer_covers(&wide.peer, &narrow.peer)))
+fn peers_cover(wide: &Rule, narrow: &Rule, own_known: bool) -> bool {
+    let covered = |narrow: &PeerRule| {
+        wide.peers.iter().any(|wide| peer_covers(&wide.peer, &narrow.peer, own_known))
+    };
+    wide.peers.is_empty() || (!narrow.peers.is_empty() && narrow.peers.iter().all(covered))
 }
 
 /// With the pods of today.
-fn peers_cover_now(wide: &Entry<'_, '_>, narrow: &Entry<'_, '_>) -> bool {
+fn peers_cover_now(sets: &mut Sets, wide: &Entry<'_, '_>, narrow: &Entry<'_, '_>) -> bool {
     if wide.rule.peers.is_empty() {
         return true;
     }
-    if narrow.rule.peers.is_empty() {
-        return false;
-    }
-    let mut matched = wide.selected.clone();
-    matched.add(&wide.in_blocks);
-    let blocks = narrow.rule.peers.iter().filter(|p| matches!(p.peer, Peer::IpBlock { .. }));
-    narrow.selected.is_subset(&matched)
-        && blocks
-            .into_iter()
-            .all(|narrow| wide.rule.peers.iter().any(|wide| peer_covers(&wide.peer, &narrow.peer)))
+    let covered = |narrow: &PeerRule| match &narrow.peer {
+        Peer::Pods { .. } => true,
+        // A block holds more than pods; for one block no namespace matters.
+        Peer::IpBlock { .. } => {
+            wide.rule.peers.iter().any(|wide| peer_covers(&wide.peer, &narrow.peer, false))
+        }
+    };
+    !narrow.rule.peers.is_empty()
+        && sets.is_subset(narrow.selected, wide.matched)
+        && narrow.rule.peers.iter().all(covered)
 }
 
 /// Whether `wide` matches everything that `narrow` matches, whatever the cluster. Both belong to
-/// policies of one namespace.
-pub(super) fn peer_covers(wide: &Peer, narrow: &Peer) -> bool {
+/// policies of one namespace; `own_known` says whether selectors can find it: if its object was
+/// refused, not even the empty namespaceSelector does, and a podSelector alone does.
+pub(super) fn peer_covers(wide: &Peer, narrow: &Peer, own_known: bool) -> bool {
     let everything = LabelSelector::everything();
     match (wide, narrow) {
         (
@@ -236,12 +357,12 @@ pub(super) fn peer_covers(wide: &Peer, narrow: &Peer) -> bool {
             let inside = match (wide_in, narrow_in) {
                 (None, None) => true,
                 // The own namespace is one of all; of others its labels would decide.
-                (Some(wide), None) => wide.is_empty(),
+                (Some(wide), None) => wide.is_empty() && own_known,
                 (Some(wide), Some(narrow)) => implies(narrow, wide),
                 (None, Some(_)) => false,
             };
-            let or_all = |pods: &Option<LabelSelector>| pods.clone().unwrap_or(everything.clone());
-            inside && implies(&or_all(narrow_pods), &or_all(wide_pods))
+            let narrow_pods = narrow_pods.as_ref().unwrap_or(&everything);
+            inside && implies(narrow_pods, wide_pods.as_ref().unwrap_or(&everything))
         }
         (
             Peer::IpBlock { cidr: wide, except: holes },
@@ -268,51 +389,4 @@ pub(super) fn port_covers(wide: &PortRule, narrow: &PortRule) -> bool {
         (PortMatch::Range(first, last), PortMatch::Range(from, to)) => first <= from && to <= last,
         _ => false,
     }
-}
-
-/// Whether the ports of the wide rule hold those of the narrow one; `named` decides about a name
-/// that the wide rule does not have.
-fn ports_cover(
-    wide: &[PortRule],
-    narrow: &[PortRule],
-    named: impl Fn(&PortRule, &[PortRule]) -> bool,
-) -> bool {
-    if wide.is_empty() {
-        return true;
-    }
-    // No ports means protocols without ports too, which no list of ports allows.
-    !narrow.is_empty()
-        && narrow.iter().all(|port| match port.port {
-            PortMatch::Range(first, last) => range_covered(wide, port.protocol, first, last),
-            _ => wide.iter().any(|wide| port_covers(wide, port)) || named(port, wide),
-        })
-}
-
-/// Whether numeric ports cover an interval together.
-fn range_covered(
-    wide: &[PortRule],
-    protocol: crate::model::Protocol,
-    first: u16,
-    last: u16,
-) -> bool {
-    let mut ranges: Vec<(u16, u16)> = wide
-        .iter()
-        .filter(|port| port.protocol == protocol)
-        .filter_map(|port| match port.port {
-            PortMatch::All => Some((0, u16::MAX)),
-            PortMatch::Range(first, last) => Some((first, last)),
-            PortMatch::Named(_) => None,
-        })
-        .collect();
-    ranges.sort_unstable();
-    let mut next = first;
-    for (from, to) in ranges {
-        if from <= next && next <= to {
-            match to.checked_add(1) {
-                Some(after) if to < last => next = after,
-                _ => return true,
-            }
-        }
-    }
-    false
 }

@@ -8,11 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weir_table::policy::{ClassId, ProgramId};
 
+use super::meant::SYSTEM_NAMESPACE;
 use super::select::implies;
 use super::services::{Backend, backends};
 use super::world::{PodSet, World, counted};
 use super::{Finding, Notes, Severity};
-use crate::model::{Direction, NetworkPolicy, ObjectKey, Origin, PortMatch, Protocol, Rule};
+use crate::model::{
+    Direction, NetworkPolicy, ObjectKey, Origin, PortMatch, Protocol, Rule, Service,
+};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -78,7 +81,6 @@ enum Case {
     },
     NoApi {
         policies: Vec<String>,
-        system: bool,
     },
 }
 
@@ -92,9 +94,7 @@ struct Server {
 fn dns_servers(world: &World<'_>) -> Vec<Server> {
     let mut servers = Vec::new();
     for service in world.index.services() {
-        let is_dns = service.key.name.contains("dns")
-            && service.ports.iter().any(|p| p.protocol == Protocol::Udp && p.port == DNS_PORT);
-        if !is_dns {
+        if !is_cluster_dns(service) {
             continue;
         }
         let all = backends(world, service);
@@ -111,21 +111,32 @@ fn dns_servers(world: &World<'_>) -> Vec<Server> {
             servers.push(Server { backend, udp, tcp });
         }
     }
-    if servers.is_empty() {
-        for number in world.in_namespace("kube-system") {
-            let pod = world.pods[number];
-            let labelled = pod.labels.get(DNS_LABEL.0).is_some_and(|value| value == DNS_LABEL.1);
-            if !labelled || !pod.is_policed() {
-                continue;
-            }
-            servers.extend(pod.addresses.iter().map(|address| Server {
-                backend: Backend { address: (*address).into(), port: DNS_PORT, pod: Some(number) },
-                udp: DNS_PORT,
-                tcp: DNS_PORT,
-            }));
+    // DNS pods that no Service in the input leads to, on the port that they are known by.
+    let behind: BTreeSet<usize> = servers.iter().filter_map(|s| s.backend.pod).collect();
+    let system = world.in_namespace(SYSTEM_NAMESPACE).filter(|number| !behind.contains(number));
+    for number in system {
+        let pod = world.pods[number];
+        let labelled = pod.labels.get(DNS_LABEL.0).is_some_and(|value| value == DNS_LABEL.1);
+        if !labelled || !pod.is_policed() || pod.terminating {
+            continue;
         }
+        servers.extend(pod.addresses.iter().map(|address| Server {
+            backend: Backend { address: (*address).into(), port: DNS_PORT, pod: Some(number) },
+            udp: DNS_PORT,
+            tcp: DNS_PORT,
+        }));
     }
     servers
+}
+
+/// Whether pods are told to resolve names here: the Service `kube-dns` of kube-system, or one there
+/// of another name over the same pods. (Specification "Kubernetes DNS-Based Service Discovery";
+/// that a Service has DNS in its name, or offers port 53, does not make it the cluster's.)
+fn is_cluster_dns(service: &Service) -> bool {
+    let labelled = service.selector.get(DNS_LABEL.0).is_some_and(|value| value == DNS_LABEL.1);
+    service.key.namespace == SYSTEM_NAMESPACE
+        && (labelled || service.key.name == DNS_LABEL.1)
+        && service.ports.iter().any(|p| p.protocol == Protocol::Udp && p.port == DNS_PORT)
 }
 
 fn dns(
@@ -221,14 +232,11 @@ fn api_server(
     if servers.peek().is_none() || servers.any(reached) {
         return;
     }
-    for system in [true, false] {
-        let of_system = |pod: &usize| (world.pods[*pod].key.namespace == "kube-system") == system;
-        let pods: PodSet = client.members.iter().copied().filter(of_system).collect();
-        if !pods.is_empty() {
-            let policies = names(world, client.program);
-            groups.entry(Case::NoApi { policies, system }).or_default().add(&pods);
-        }
-    }
+    let policies = names(world, client.program);
+    groups
+        .entry(Case::NoApi { policies })
+        .or_default()
+        .add(&client.members.iter().copied().collect());
 }
 
 fn names(world: &World<'_>, program: ProgramId) -> Vec<String> {
@@ -314,8 +322,8 @@ fn report(world: &World<'_>, case: &Case, pods: &PodSet, findings: &mut Vec<Find
             format!("{who} may ask DNS over UDP and not over TCP: answers that are too long for UDP are lost"),
             "port 53 of TCP beside that of UDP".to_owned(),
         ),
-        Case::NoApi { policies, system } => (
-            if *system { Severity::Warning } else { Severity::Info },
+        Case::NoApi { policies } => (
+            Severity::Warning,
             "no-api-server",
             policies,
             format!("{who} cannot reach the API server: isolated for egress by {}", by(policies)),

@@ -4,12 +4,12 @@
 //! ```text
 //!   manifests ──load──► complaints, objects ──► World (who is selected; the compiled table)
 //!                                                 │
-//!        input   shape   selectors   cover   ports   blocks   egress   services
+//!   input   shape   meant   selectors   cover   ports   blocks   egress   services
 //!                                                 │
 //!                                              Findings, by object
 //! ```
 //!
-//! One module a group of checks. A check that needs a verdict asks the compiled table, so that what
+//! One module a group of checks (`address` is part of `services`). A check that needs a verdict asks the compiled table, so that what
 //! is said here is what is enforced. Checks that need pods are left out, and this is said, if the
 //! input has none.
 //!
@@ -18,10 +18,12 @@
 //! * codes are stable: scripts may rely on them;
 //! * the same input gives the same findings in the same order.
 
+mod address;
 mod blocks;
 mod cover;
 mod egress;
 mod input;
+mod meant;
 mod ports;
 mod print;
 mod select;
@@ -109,7 +111,7 @@ const fn check(code: &'static str, severity: Severity, finds: &'static str) -> C
 }
 
 /// Every check.
-pub const CHECKS: [Check; 31] = [
+pub const CHECKS: [Check; 32] = [
     check("refused", Severity::Error, "an object or rule that cannot be honoured as written"),
     check("not-enforced", Severity::Error, "a network policy of a kind that is not enforced"),
     check("unknown-kind", Severity::Info, "an object of an unknown kind was left out"),
@@ -125,8 +127,8 @@ pub const CHECKS: [Check; 31] = [
     check("no-namespaces", Severity::Warning, "no Namespaces in the input: labels are unknown"),
     check("rules-without-effect", Severity::Warning, "rules of a direction that policyTypes omits"),
     check("empty-rules", Severity::Warning, "`egress: []` or `ingress: []` that isolates nothing"),
-    check("empty-peers", Severity::Warning, "`from: []` or `to: []`: means everyone, not no one"),
-    check("empty-ports", Severity::Warning, "`ports: []`: means every port, not none"),
+    check("empty-peers", Severity::Warning, "`from: []`, or blank: means everyone, not no one"),
+    check("empty-ports", Severity::Warning, "`ports: []`, or blank: means every port, not none"),
     check("empty-except", Severity::Info, "`except: []` excepts nothing"),
     check("redundant-entry", Severity::Info, "a port or peer that another of its list covers"),
     check("contradictory-selector", Severity::Warning, "a selector that can never select anything"),
@@ -144,6 +146,7 @@ pub const CHECKS: [Check; 31] = [
     check("no-dns", Severity::Warning, "isolated for egress, and no way to a DNS server"),
     check("no-api-server", Severity::Warning, "isolated for egress, and no way to the API server"),
     check("service-partly-reachable", Severity::Warning, "a client reaches only some backends"),
+    check("service-address", Severity::Warning, "backends may be sent to, their Service may not"),
     check("services-not-checked", Severity::Info, "Services left out, as there are too many"),
 ];
 
@@ -160,6 +163,7 @@ pub fn lint_within(loaded: &Loaded, offline: &Offline, verdicts: usize) -> Vec<F
     let mut findings = Vec::new();
     input::check(&world, &mut findings);
     shape::check(&world, &mut findings);
+    meant::check(&world, &mut findings);
     if !world.pods.is_empty() {
         selectors::check(&world, &mut findings);
         ports::check(&world, &mut findings);

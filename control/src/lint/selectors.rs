@@ -1,7 +1,6 @@
-//! Whom selectors select at present: no one, too many, pods on which no policy acts, or an OR where
-//! an AND was meant.
+//! Whom selectors select at present: no one, too many, or pods on which no policy acts.
 
-use super::select::{Nothing, contradiction, nearest, nothing, selector_words, selects};
+use super::select::{Nothing, contradiction, nearest, nothing, selects};
 use super::world::{PodSet, PolicyView, World, counted, some_of};
 use super::{Finding, Notes, Severity};
 use crate::index::NamespaceLabels;
@@ -9,9 +8,6 @@ use crate::model::{Direction, LabelSelector, Labels, Peer, namespace::NAME_LABEL
 
 /// From how many pods on an empty podSelector is worth a word.
 const MANY_PODS: usize = 50;
-
-/// Where cluster services live.
-const SYSTEM_NAMESPACE: &str = "kube-system";
 
 pub(super) fn check(world: &World<'_>, findings: &mut Vec<Finding>) {
     for view in &world.policies {
@@ -22,10 +18,7 @@ pub(super) fn check(world: &World<'_>, findings: &mut Vec<Finding>) {
                 for (i, peer) in rule.peers.iter().enumerate() {
                     let place = (rule.path(direction, Some(i)), peer.line);
                     if sets[i].is_empty() {
-                        empty_peer(world, view, &peer.peer, place.clone(), &mut notes);
-                    }
-                    if let Some(next) = rule.peers.get(i + 1) {
-                        and_or(world, view, (&peer.peer, &next.peer), place, &mut notes);
+                        empty_peer(world, view, &peer.peer, place, &mut notes);
                     }
                 }
             }
@@ -43,6 +36,8 @@ fn target(world: &World<'_>, view: &PolicyView<'_>, notes: &mut Notes<'_, '_>) {
         if contradiction(&policy.pod_selector).is_none() {
             selects_nothing(world, view, notes);
         }
+    } else if governed == 0 && view.selected.iter().any(|pod| isolated(world, pod)) {
+        // It is said of those pods why no policy acts on them.
     } else if governed == 0 {
         let host = view.selected.iter().filter(|pod| world.pods[*pod].host_network).count();
         let names = world.names(view.selected.iter());
@@ -95,22 +90,12 @@ fn target(world: &World<'_>, view: &PolicyView<'_>, notes: &mut Notes<'_, '_>) {
             "labels, if only some of them are meant",
         );
     }
-    if namespace == SYSTEM_NAMESPACE && governed > 0 {
-        let directions: Vec<&str> = policy.directions.iter().map(|d| d.field()).collect();
-        let whole = policy.pod_selector.is_empty();
-        notes.add(
-            if whole { Severity::Warning } else { Severity::Info },
-            "isolates-kube-system",
-            place,
-            format!(
-                "isolates {} of kube-system for {}: {}; what the cluster itself runs on, DNS among it, then works only as far as rules allow",
-                counted(governed, "pod"),
-                directions.join(" and "),
-                world.names(view.governed.iter()),
-            ),
-            "a podSelector for the pods that are meant, with rules for everyone who uses them",
-        );
-    }
+}
+
+/// Whether a pod is isolated whatever policies say: refused, or its addresses are claimed by others.
+fn isolated(world: &World<'_>, pod: usize) -> bool {
+    let pod = world.pods[pod];
+    pod.is_policed() && (pod.refused || !pod.addresses.is_empty())
 }
 
 fn selects_nothing(world: &World<'_>, view: &PolicyView<'_>, notes: &mut Notes<'_, '_>) {
@@ -314,54 +299,5 @@ fn no_namespace(
                 "labels that the namespaces have (`kubectl get namespaces --show-labels`); every namespace has `{NAME_LABEL}`"
             ),
         },
-    );
-}
-
-/// `- namespaceSelector` and `- podSelector` one after the other: OR. If pods exist that meet both,
-/// the author most likely meant those, and wrote one hyphen too many.
-fn and_or(
-    world: &World<'_>,
-    view: &PolicyView<'_>,
-    (first, second): (&Peer, &Peer),
-    place: (String, u32),
-    notes: &mut Notes<'_, '_>,
-) {
-    let (namespaces, pods) = match (first, second) {
-        (
-            Peer::Pods { namespaces: Some(namespaces), pods: None },
-            Peer::Pods { namespaces: None, pods: Some(pods) },
-        )
-        | (
-            Peer::Pods { namespaces: None, pods: Some(pods) },
-            Peer::Pods { namespaces: Some(namespaces), pods: None },
-        ) => (namespaces, pods),
-        _ => return,
-    };
-    let (namespaces, pods) = (namespaces.clone(), pods.clone());
-    // Without a condition on one side there is nothing to join.
-    if namespaces.is_empty() || pods.is_empty() {
-        return;
-    }
-    let both = Peer::Pods { namespaces: Some(namespaces.clone()), pods: Some(pods.clone()) };
-    let both = world.governed(&world.peers_all(view.policy, &both));
-    let mut either = world.governed(&world.peers_all(view.policy, first));
-    either.add(&world.governed(&world.peers_all(view.policy, second)));
-    if both.is_empty() || both.len() == either.len() {
-        return;
-    }
-    notes.add(
-        Severity::Warning,
-        "and-or",
-        place,
-        format!(
-            "two items mean OR: every pod of namespaces with `{}`, and every pod of {} with `{}`: {}; as one item (AND) it would be {}: {}",
-            selector_words(&namespaces),
-            view.policy.key.namespace,
-            selector_words(&pods),
-            counted(either.len(), "pod"),
-            both.len(),
-            world.names(both.iter()),
-        ),
-        "one item with both selectors (no `-` before the second) if both must hold",
     );
 }

@@ -9,10 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use weir_table::Address;
 use weir_table::policy::ClassId;
 
+use super::address::Addresses;
 use super::world::{PodSet, World, counted, some_of};
 use super::{Finding, Severity};
 use crate::model::{EndpointSlice, Protocol};
-use crate::model::{LabelSelector, Origin, Service, ServicePort, ServiceType, TargetPort};
+use crate::model::{
+    LabelSelector, Origin, Service, ServicePort, ServiceType, TargetPort, TrafficPolicy,
+};
 
 /// One backend of a Service port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,16 +123,18 @@ pub(super) fn check(world: &World<'_>, verdicts: usize, findings: &mut Vec<Findi
         }
     }
     let mut left = verdicts;
+    let mut addresses = Addresses::new(world);
     let mut unchecked: Vec<&Service> = Vec::new();
     for service in world.index.services() {
         let key = (service.key.namespace.as_str(), service.key.name.as_str());
         let own = slices.get(&key).map(Vec::as_slice).unwrap_or_default();
         for (port, backends) in of_slices(world, service, own) {
+            let told = addresses.look(world, service, port, &backends, &mut left);
             let families = [true, false].map(|v4| {
                 let of_family = backends.iter().filter(|b| b.address.is_v4() == v4);
                 parts(world, service, port, &of_family.collect::<Vec<_>>(), v4, &mut left)
             });
-            let [Some(v4), Some(v6)] = families else {
+            let (Some(()), [Some(v4), Some(v6)]) = (told, families) else {
                 unchecked.push(service);
                 break;
             };
@@ -143,6 +148,7 @@ pub(super) fn check(world: &World<'_>, verdicts: usize, findings: &mut Vec<Findi
             }
         }
     }
+    addresses.report(world, findings);
     if let Some(first) = unchecked.first() {
         findings.push(Finding {
             severity: Severity::Info,
@@ -229,7 +235,11 @@ fn clients(world: &World<'_>, service: &Service, v4: bool) -> Vec<(ClassId, Opti
         .filter(|(_, members)| !members.is_empty())
         .map(|(class, _)| (ClassId(u32::try_from(class).unwrap_or(u32::MAX)), None))
         .collect();
-    if matches!(service.kind, ServiceType::NodePort | ServiceType::LoadBalancer) {
+    // With `externalTrafficPolicy: Cluster` the node that takes a connection may put its own address
+    // in the client's place (API reference, ServiceSpec): which clients those are, nobody knows.
+    if matches!(service.kind, ServiceType::NodePort | ServiceType::LoadBalancer)
+        && service.external_traffic == TrafficPolicy::Local
+    {
         let prefixes = world.offline.compiled.image.prefixes.iter();
         let prefixes = prefixes.filter(|(prefix, _)| prefix.addr().is_ipv4() == v4);
         clients.extend(prefixes.map(|(net, class)| (ClassId(*class), Some(net.to_string()))));

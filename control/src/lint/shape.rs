@@ -24,7 +24,8 @@ pub(super) fn check(world: &World<'_>, findings: &mut Vec<Finding>) {
             empty_list(&mut notes, view, list);
         }
         without_effect(&mut notes, view);
-        redundant(&mut notes, view);
+        let own_known = world.index.selectable_labels(&view.policy.key.namespace).is_some();
+        redundant(&mut notes, view, own_known);
         contradictions(&mut notes, view);
     }
 }
@@ -32,12 +33,14 @@ pub(super) fn check(world: &World<'_>, findings: &mut Vec<Finding>) {
 fn empty_list(notes: &mut Notes<'_, '_>, view: &PolicyView<'_>, list: &EmptyList) {
     let place = (list.field.clone(), list.origin.line);
     let (_, name) = list.field.rsplit_once('.').unwrap_or(("", &list.field));
+    // As it is written: `from: []`, or `from:` with nothing behind it.
+    let written = format!("`{name}:{}`", if list.blank { "" } else { " []" });
     match name {
         "from" | "to" => notes.add(
             Severity::Warning,
             "empty-peers",
             place,
-            format!("`{name}: []` puts no condition on the peer: the rule is for everyone, pods and outsiders"),
+            format!("{written} puts no condition on the peer: the rule is for everyone, pods and addresses outside of the cluster"),
             match name {
                 "from" => "`ingress: []` if no one is meant; leave `from` out (`- {}`, or only `ports`) if everyone is",
                 _ => "`egress: []` with policyTypes Egress if no one is meant; leave `to` out if everyone is",
@@ -47,14 +50,14 @@ fn empty_list(notes: &mut Notes<'_, '_>, view: &PolicyView<'_>, list: &EmptyList
             Severity::Warning,
             "empty-ports",
             place,
-            "`ports: []` puts no condition on the port: the rule is for every port and protocol",
+            format!("{written} puts no condition on the port: the rule is for every port and protocol"),
             "leave `ports` out if every port is meant; remove the rule if none is",
         ),
         "except" => notes.add(
             Severity::Info,
             "empty-except",
             place,
-            "`except: []` excepts nothing",
+            format!("{written} excepts nothing"),
             "leave `except` out, or list what is to be excepted",
         ),
         "ingress" | "egress" => {
@@ -68,7 +71,7 @@ fn empty_list(notes: &mut Notes<'_, '_>, view: &PolicyView<'_>, list: &EmptyList
                     "empty-rules",
                     place,
                     format!(
-                        "`{name}: []` denies nothing here: the policy's types do not include {policy_type}, so {name} is not isolated"
+                        "{written} denies nothing here: the policy's types do not include {policy_type}, so {name} is not isolated"
                     ),
                     format!("`policyTypes: [{policy_type}]` (beside what is there) to allow no {name}, or leave `{name}` out"),
                 );
@@ -100,7 +103,7 @@ fn without_effect(notes: &mut Notes<'_, '_>, view: &PolicyView<'_>) {
 }
 
 /// Items of one list of which one covers the other, whatever the cluster.
-fn redundant(notes: &mut Notes<'_, '_>, view: &PolicyView<'_>) {
+fn redundant(notes: &mut Notes<'_, '_>, view: &PolicyView<'_>, own_known: bool) {
     for direction in [Direction::Ingress, Direction::Egress] {
         for rule in view.policy.rules(direction) {
             let ports = &rule.ports;
@@ -115,7 +118,9 @@ fn redundant(notes: &mut Notes<'_, '_>, view: &PolicyView<'_>) {
                 );
             }
             let peers = &rule.peers;
-            for (i, j) in covered(peers.len(), |a, b| peer_covers(&peers[a].peer, &peers[b].peer)) {
+            for (i, j) in
+                covered(peers.len(), |a, b| peer_covers(&peers[a].peer, &peers[b].peer, own_known))
+            {
                 notes.add(
                     Severity::Info,
                     "redundant-entry",

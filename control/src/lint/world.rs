@@ -18,7 +18,7 @@ use crate::model::{
 };
 
 /// A set of pods, by their number in [`World::pods`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct PodSet {
     words: Vec<u64>,
 }
@@ -53,6 +53,17 @@ impl PodSet {
         }
     }
 
+    /// What is in both.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        let both = self.words.iter().zip(&other.words);
+        let mut words: Vec<u64> = both.map(|(word, other)| word & other).collect();
+        // One content, one form: equal sets compare equal.
+        while words.last() == Some(&0) {
+            words.pop();
+        }
+        Self { words }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.words.iter().enumerate().flat_map(|(i, word)| {
             (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| i * 64 + bit)
@@ -74,7 +85,7 @@ pub(super) struct PolicyView<'a> {
     pub(super) policy: &'a NetworkPolicy,
     /// Every pod that the selector selects.
     pub(super) selected: PodSet,
-    /// Those of them on which it acts: on the pod network and not finished.
+    /// Those of them on which it acts: see [`World::governed`].
     pub(super) governed: PodSet,
     /// Ingress, egress: for each rule in force and each of its peers the governed pods it matches.
     pub(super) peers: [Vec<Vec<PodSet>>; 2],
@@ -112,6 +123,10 @@ pub(super) struct World<'a> {
     namespaces: BTreeMap<&'a str, Range<usize>>,
     /// In the order of their names; refused ones are not among them.
     pub(super) policies: Vec<PolicyView<'a>>,
+    /// Those that were refused as a whole: they isolate, and allow nothing.
+    pub(super) refused: Vec<PolicyView<'a>>,
+    /// Pods on which policies act.
+    acted_on: PodSet,
     /// For IPv4 and IPv6: the pods whose address of that family is in each class of the table.
     pub(super) members: [Vec<Vec<usize>>; 2],
 }
@@ -131,17 +146,20 @@ impl<'a> World<'a> {
             pods,
             namespaces,
             policies: Vec::new(),
+            refused: Vec::new(),
+            acted_on: PodSet::default(),
             members: [(); 2].map(|()| vec![Vec::new(); offline.compiled.image.classes.len()]),
         };
-        world.policies = world.views();
-        world.sort_members();
+        world.sort_endpoints();
+        (world.refused, world.policies) =
+            world.views().into_iter().partition(|view| view.policy.refused);
         world
     }
 
     fn views(&self) -> Vec<PolicyView<'a>> {
         let mut known: FxHashMap<(Option<&str>, &Peer), PodSet> = FxHashMap::default();
         let mut views = Vec::new();
-        for policy in self.index.policies().filter(|policy| !policy.refused) {
+        for policy in self.index.policies() {
             let own = self.in_namespace(&policy.key.namespace);
             let selected = self.matching(own.clone(), &policy.pod_selector);
             let governed = self.governed(&selected);
@@ -164,19 +182,27 @@ impl<'a> World<'a> {
         views
     }
 
-    fn sort_members(&mut self) {
+    /// Who is in which class, and on whom policies act.
+    fn sort_endpoints(&mut self) {
         for (address, owner) in self.index.endpoints() {
             let Owner::Pod(pod) = owner else { continue };
             let class = self.class_of(address.into()).0 as usize;
-            let number = self.number(&pod.key);
-            let members = self.members[usize::from(address.is_ipv6())].get_mut(class);
-            if let (Some(members), Some(number)) = (members, number)
-                && !members.contains(&number)
-            {
+            let Some(number) = self.number(&pod.key) else { continue };
+            self.acted_on.insert(number);
+            if let Some(members) = self.members[usize::from(address.is_ipv6())].get_mut(class) {
                 members.push(number);
             }
         }
-        self.members.iter_mut().flatten().for_each(|members| members.sort_unstable());
+        for members in self.members.iter_mut().flatten() {
+            members.sort_unstable();
+            members.dedup();
+        }
+        // Those that are still to get an address.
+        for (number, pod) in self.pods.iter().enumerate() {
+            if pod.is_policed() && !pod.refused && pod.addresses.is_empty() {
+                self.acted_on.insert(number);
+            }
+        }
     }
 
     /// The number of a pod.
@@ -211,9 +237,11 @@ impl<'a> World<'a> {
         pods.filter(|pod| selects(selector, &self.pods[*pod].labels)).collect()
     }
 
-    /// Those on which policies act: on the pod network and not finished.
+    /// Those on which policies act: on the pod network, not finished, and with an address of their
+    /// own if they have one. A refused pod, and one whose addresses others claim too, is isolated
+    /// whatever policies say.
     pub(super) fn governed(&self, pods: &PodSet) -> PodSet {
-        pods.iter().filter(|pod| self.pods[*pod].is_policed()).collect()
+        pods.and(&self.acted_on)
     }
 
     /// Every pod that a peer's selectors select, those without a part in policy too; of an ipBlock
@@ -250,7 +278,8 @@ impl<'a> World<'a> {
                     })
                 };
                 let pods = self.pods.iter().enumerate();
-                pods.filter(|(_, pod)| pod.is_policed() && within(pod)).map(|(i, _)| i).collect()
+                let within = pods.filter(|(_, pod)| pod.is_policed() && within(pod));
+                self.governed(&within.map(|(i, _)| i).collect())
             }
         }
     }

@@ -3,7 +3,8 @@
 //! To the API an empty list and an absent field are one, and so they are in the typed policy. To
 //! whoever reads the manifest they are not: `from: []` looks like "no one" and means everyone,
 //! `egress: []` looks like "nothing may leave" and isolates only if `policyTypes` says so. No
-//! verdict depends on this; `weir lint` says it.
+//! verdict depends on this; `weir lint` says it. A field whose value is left blank (`from:`, null)
+//! is an absent field too, and looks like an empty list.
 
 use super::decode::{Place, Problems};
 use super::document::Value;
@@ -20,6 +21,8 @@ pub struct EmptyList {
     pub origin: Origin,
     /// The field's path, `spec.ingress[0].from`.
     pub field: String,
+    /// Nothing is written after the colon, or null.
+    pub blank: bool,
 }
 
 /// Every empty list of rules, peers, ports or exceptions of a policy, in the order of the text.
@@ -37,21 +40,31 @@ pub(super) fn empty_lists(root: &Place<'_>, policy: &ObjectKey, origin: &Origin)
             }
         }
     }
-    let lists = found.into_iter().map(|(field, line)| EmptyList {
+    let lists = found.into_iter().map(|(field, line, blank)| EmptyList {
         policy: policy.clone(),
         document: origin.clone(),
         origin: Origin { line, ..origin.clone() },
         field,
+        blank,
     });
     lists.collect()
 }
 
-/// The items of a list; notes it if it is one without items.
-fn list<'n>(place: &Place<'n>, key: &str, found: &mut Vec<(String, u32)>) -> Vec<Place<'n>> {
-    let Some(field) = place.field(key) else { return Vec::new() };
+/// The items of a list; notes it if it is one without items, or blank.
+fn list<'n>(place: &Place<'n>, key: &str, found: &mut Vec<(String, u32, bool)>) -> Vec<Place<'n>> {
+    let Some(field) = place.field(key) else {
+        if let Some(blank) = place.node.get(key) {
+            let path = match place.path.is_empty() {
+                true => key.to_owned(),
+                false => format!("{}.{key}", place.path),
+            };
+            found.push((path, blank.line, true));
+        }
+        return Vec::new();
+    };
     match &field.node.value {
         Value::List(items) if items.is_empty() => {
-            found.push((field.path.clone(), field.line()));
+            found.push((field.path.clone(), field.line(), false));
             Vec::new()
         }
         // What is no list has been complained about by the policy's decoder.

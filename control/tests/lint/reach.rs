@@ -23,6 +23,17 @@ pub(super) fn cases() -> Vec<Case> {
     };
     let http = service("{selector: {app: web}, ports: [{port: 80, targetPort: http}]}");
     let on_8080 = service("{selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}");
+    let local =
+        on_8080.replace("{selector", "{type: LoadBalancer, externalTrafficPolicy: Local, selector");
+    let to_db = "{to: [{podSelector: {matchLabels: {app: db}}}]}";
+    let dnsmasq = "{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: dnsmasq}, spec: {selector: {app: db}, ports: [{port: 53, protocol: UDP}]}}\n";
+    let db = service(
+        "{clusterIP: 10.96.0.20, selector: {app: db}, ports: [{port: 80, targetPort: 5432}]}",
+    );
+    let to_address = "{to: [{ipBlock: {cidr: 10.96.0.20/32}}], ports: [{port: 80}]}";
+    let kube_dns = "{apiVersion: v1, kind: Service, metadata: {namespace: kube-system, name: kube-dns}, spec: {clusterIP: 10.96.0.10, selector: {k8s-app: kube-dns}, ports: [{name: u, port: 53, protocol: UDP}, {name: t, port: 53}]}}\n";
+    let to_dns =
+        "{to: [{ipBlock: {cidr: 10.96.0.10/32}}], ports: [{port: 53}, {port: 53, protocol: UDP}]}";
     let stable = |rest: &str| named("shop", "p", "{matchLabels: {track: stable}}", rest);
     let slice = |ready: bool| {
         format!(
@@ -77,6 +88,38 @@ pub(super) fn cases() -> Vec<Case> {
                 ),
             ),
         ),
+        // A Service does not become the cluster's resolver by its name.
+        case(
+            "no-dns",
+            Warning,
+            "spec.egress",
+            &["2 pods (shop/web-1, shop/web-2) cannot resolve names"],
+            (both(&out(to_db), dnsmasq), both(&out(&format!("{to_db}, {dns}")), dnsmasq)),
+        ),
+        case(
+            "service-address",
+            Warning,
+            "spec.egress",
+            &[
+                "this policy lets 2 pods (shop/web-1, shop/web-2) send to the backends of Service shop/web",
+                "until Services are judged by their backends",
+                "10.96.0.20/32 with port 80 of TCP",
+            ],
+            (
+                both(&out(&format!("{sql}, {dns}")), &db),
+                both(&out(&format!("{sql}, {dns}, {to_address}")), &db),
+            ),
+        ),
+        case(
+            "service-address",
+            Warning,
+            "spec.egress",
+            &[
+                "backends of Service kube-system/kube-dns",
+                "10.96.0.10/32 with port 53 of TCP, 10.96.0.10/32 with port 53 of UDP",
+            ],
+            (both(&out(dns), kube_dns), both(&out(&format!("{dns}, {to_dns}")), kube_dns)),
+        ),
         // Without pods the rules' ports decide.
         case(
             "no-dns",
@@ -87,7 +130,7 @@ pub(super) fn cases() -> Vec<Case> {
         ),
         case(
             "no-api-server",
-            Info,
+            Warning,
             "spec.egress",
             &["2 pods (shop/web-1, shop/web-2) cannot reach the API server", "ipBlock"],
             (both(&out(dns), api), both(&out(&format!("{dns}, {to_api}")), api)),
@@ -171,7 +214,7 @@ pub(super) fn cases() -> Vec<Case> {
             &["clients outside (198.51.100.0/24)"],
             (
                 both(
-                    &on_8080.replace("{selector", "{type: LoadBalancer, selector"),
+                    &local,
                     &both(
                         &named("shop", "p", "{}", "ingress: []"),
                         &named(
@@ -182,8 +225,9 @@ pub(super) fn cases() -> Vec<Case> {
                         ),
                     ),
                 ),
+                // Whose address the backends see is not known here.
                 both(
-                    &on_8080,
+                    &local.replace("Local", "Cluster"),
                     &both(
                         &named("shop", "p", "{}", "ingress: []"),
                         &named(

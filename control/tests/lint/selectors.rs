@@ -157,6 +157,67 @@ pub(super) fn cases() -> Vec<Case> {
                 ),
             ),
         ),
+        // A block between the two items hides it from the eye.
+        case(
+            "and-or",
+            Warning,
+            "spec.ingress[0].from[0]",
+            &["it would be 1: ops/monitor"],
+            (
+                from(
+                    "namespaceSelector: {matchLabels: {team: ops}}\n  - ipBlock: {cidr: 192.0.2.0/24}\n  - podSelector: {matchLabels: {app: monitor}}",
+                ),
+                from(
+                    "namespaceSelector: {matchLabels: {team: ops}}\n    podSelector: {matchLabels: {app: monitor}}\n  - ipBlock: {cidr: 192.0.2.0/24}",
+                ),
+            ),
+        ),
+        // Without pods only the author knows which is meant.
+        case(
+            "and-or",
+            Warning,
+            "spec.ingress[0].from[0]",
+            &["mean OR", "namespaces with `team=ops`", "nothing, if either will do"],
+            (
+                format!(
+                    "!{}",
+                    from(
+                        "namespaceSelector: {matchLabels: {team: ops}}\n  - podSelector: {matchLabels: {app: monitor}}",
+                    )
+                ),
+                format!(
+                    "!{}",
+                    from(
+                        "namespaceSelector: {matchLabels: {team: ops}}\n    podSelector: {matchLabels: {app: monitor}}",
+                    )
+                ),
+            ),
+        ),
+        case(
+            "isolates-kube-system",
+            Warning,
+            "spec.podSelector",
+            &["isolates every pod of kube-system for ingress"],
+            (
+                format!("!{}", named("kube-system", "p", "{}", "ingress: []")),
+                format!("!{}", named("kube-system", "p", "{matchLabels: {app: x}}", "ingress: []")),
+            ),
+        ),
+        case(
+            "isolates-kube-system",
+            Warning,
+            "spec.podSelector",
+            &["kube-system/coredns", "this policy is refused: it allows nothing"],
+            (
+                named(
+                    "kube-system",
+                    "p",
+                    "{matchLabels: {k8s-app: kube-dns}}",
+                    "policyTypes: [Ingres]",
+                ),
+                named("ops", "p", "{}", "policyTypes: [Ingres]"),
+            ),
+        ),
         case(
             "broad-selector",
             Info,

@@ -45,6 +45,23 @@ pub(super) fn cases() -> Vec<Case> {
             (web("egress:\n- to: []"), web("egress:\n- {}")),
         ),
         case(
+            "empty-peers",
+            Warning,
+            "spec.ingress[0].from",
+            &["`from:` puts no condition", "everyone"],
+            (web("ingress:\n- from:"), web("ingress:\n- {}")),
+        ),
+        case(
+            "empty-ports",
+            Warning,
+            "spec.egress[0].ports",
+            &["`ports:` puts no condition", "every port"],
+            (
+                web("egress:\n- ports: null\n  to: [{podSelector: {}}]"),
+                web("egress:\n- to: [{podSelector: {}}]"),
+            ),
+        ),
+        case(
             "empty-ports",
             Warning,
             "spec.ingress[0].ports",
