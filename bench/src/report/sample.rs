@@ -26,8 +26,7 @@ pub enum Contender {
 
 impl Contender {
     /// In the order in which the report shows them.
-    pub const ALL: [Self; 5] =
-        [Self::Plain, Self::Nft, Self::Weir, Self::WeirOff, Self::WeirTap];
+    pub const ALL: [Self; 5] = [Self::Plain, Self::Nft, Self::Weir, Self::WeirOff, Self::WeirTap];
 
     /// Its name.
     pub fn name(self) -> &'static str {
