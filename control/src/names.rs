@@ -1,12 +1,14 @@
 //! Leaves the pods' names in the run directory, for whatever explains what the dataplane did
 //! (see [`weir_table::names`]).
 //!
-//! A thread of its own writes: the latest list wins, at most five a second, so that neither a
-//! large cluster nor many changes at once delay what has to be enforced. A run directory that
+//! A thread of its own makes the text and writes it: the latest list wins, at most five a second,
+//! and no more than one waits, so that neither a large cluster nor many changes at once delay
+//! what has to be enforced, or gather in memory. A run directory that
 //! is not there yet, or was emptied, gets the list once it can.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use weir_table::Address;
 use weir_table::names::{NAMES_FILE, Names, save};
 
 use crate::index::{Index, Owner};
+use crate::model::ObjectKey;
 
 /// Pause after a list was written.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -24,8 +27,12 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Where lists are handed over.
 #[derive(Debug)]
 pub struct NamesWriter {
-    lists: Sender<String>,
+    latest: Arc<Mutex<Option<List>>>,
+    ring: SyncSender<()>,
 }
+
+/// Whose each address is.
+type List = Vec<(Address, ObjectKey)>;
 
 impl NamesWriter {
     /// Starts the thread; it ends with the writer.
@@ -33,44 +40,48 @@ impl NamesWriter {
     /// # Errors
     /// There can be no thread.
     pub fn start(run_dir: &Path) -> std::io::Result<Self> {
-        let (lists, latest) = channel();
-        let run_dir = run_dir.to_owned();
-        thread::Builder::new().name("weir-names".into()).spawn(move || write(&run_dir, &latest))?;
-        Ok(Self { lists })
+        let (ring, rung) = sync_channel(1);
+        let latest = Arc::new(Mutex::new(None));
+        let (run_dir, lists) = (run_dir.to_owned(), Arc::clone(&latest));
+        let write = move || write(&run_dir, &lists, &rung);
+        thread::Builder::new().name("weir-names".into()).spawn(write)?;
+        Ok(Self { latest, ring })
     }
 
     /// The names are these from now on.
     pub fn put(&self, index: &Index) {
-        // The thread ends only with this.
-        let _ = self.lists.send(text(index));
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(list(index));
+        // If it has rung already, the thread will find this list instead of the one before.
+        let _ = self.ring.try_send(());
     }
 }
 
 /// The list of an index. An address that several pods claim is nobody's, and has no name.
-fn text(index: &Index) -> String {
-    let endpoints = index.endpoints();
-    let names: Vec<(Address, String)> = endpoints
-        .iter()
-        .filter_map(|(address, owner)| match owner {
-            Owner::Pod(pod) => Some((Address::from(*address), pod.key.to_string())),
-            Owner::Isolated(_) => None,
-        })
-        .collect();
-    Names::text(names.iter().map(|(address, name)| (*address, name.as_str())))
+fn list(index: &Index) -> List {
+    let owners = index.endpoints().into_iter();
+    let named = owners.filter_map(|(address, owner)| match owner {
+        Owner::Pod(pod) => Some((Address::from(address), pod.key.clone())),
+        Owner::Isolated(_) => None,
+    });
+    named.collect()
 }
 
-fn write(run_dir: &Path, lists: &Receiver<String>) {
+fn text(list: &List) -> String {
+    let names: Vec<String> = list.iter().map(|(_, key)| key.to_string()).collect();
+    Names::text(list.iter().zip(&names).map(|((address, _), name)| (*address, name.as_str())))
+}
+
+fn write(run_dir: &Path, lists: &Mutex<Option<List>>, rung: &Receiver<()>) {
     let path: PathBuf = run_dir.join(NAMES_FILE);
     let (mut list, mut written, mut told) = (None, false, false);
     loop {
-        match lists.recv_timeout(LOOK) {
-            Ok(new) => {
-                let latest = lists.try_iter().last().unwrap_or(new);
-                written &= list.as_ref() == Some(&latest);
-                list = Some(latest);
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+        if rung.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+        let latest = lists.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(latest) = latest.map(|latest| text(&latest)) {
+            written &= list.as_ref() == Some(&latest);
+            list = Some(latest);
         }
         let Some(list) = &list else { continue };
         if written && path.exists() {
@@ -134,7 +145,29 @@ status: {podIP: 10.0.0.9}
 
     #[test]
     fn every_pod_of_the_pod_network_is_named_by_each_address() {
-        assert_eq!(text(&index(OBJECTS)), "weir-names 1\n10.0.0.1 shop/web\nfd00::1 shop/web\n");
+        assert_eq!(
+            text(&list(&index(OBJECTS))),
+            "weir-names 1\n10.0.0.1 shop/web\nfd00::1 shop/web\n"
+        );
+    }
+
+    #[test]
+    fn of_many_lists_one_waits_and_the_last_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = NamesWriter::start(dir.path()).unwrap();
+        let (full, empty) = (index(OBJECTS), Index::default());
+        let start = Instant::now();
+        for _ in 0..10_000 {
+            writer.put(&full);
+            writer.put(&empty);
+        }
+        writer.put(&full);
+        assert!(start.elapsed() < Duration::from_secs(10), "waited for the thread");
+        // All that can wait: one list, and one ring of the bell.
+        let path = dir.path().join(NAMES_FILE);
+        let expected = text(&list(&full));
+        wait_for("the last list", || fs::read_to_string(&path).is_ok_and(|t| t == expected));
+        wait_for("an empty slot", || writer.latest.lock().unwrap().is_none());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! the dataplane keeps; the file says so (snap length), as it says the frame's real length.
 
 use std::borrow::Cow;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -61,13 +61,16 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    let mut interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::new()?;
     let mut reader = Reader::new(&args.places.run_dir, args.last)?;
     let out = BufWriter::new(create(&args.file)?);
     let mut capture = Capture::new(out)?;
     let start = Instant::now();
     let (mut written, mut missed) = (0, 0);
     let mut done = args.count == Some(0);
+    let left = || args.duration.map(|duration| duration.saturating_sub(start.elapsed()));
+    // Asked for each record: under a lasting flood there is always one more.
+    let over = || interrupt.came() || left().is_some_and(|left| left.is_zero());
     while !done {
         while !done && let Some((_, record)) = reader.read()? {
             if args.filter.wants(&record) {
@@ -75,12 +78,11 @@ pub(super) fn run(args: &Args) -> Result<u8> {
                 written += 1;
                 done = args.count.is_some_and(|count| written >= count);
             }
+            done |= over();
         }
         capture.flush()?;
         missed += reader.missed();
-        let left = args.duration.map(|duration| duration.saturating_sub(start.elapsed()));
-        done |= left.is_some_and(|left| left.is_zero());
-        done = done || interrupt.within(left.map_or(PERIOD, |left| left.min(PERIOD)));
+        done = done || over() || interrupt.within(left().map_or(PERIOD, |left| left.min(PERIOD)));
     }
     capture.flush()?;
     eprintln!("weir: {written} packets captured");
@@ -90,7 +92,9 @@ pub(super) fn run(args: &Args) -> Result<u8> {
     Ok(OK)
 }
 
-/// The file to write: readable by its owner alone, since it holds what pods send.
+/// The file to write: readable by its owner alone, since it holds what pods send. So a file that
+/// exists is replaced and not written over: others may read it, or have it open. What is no plain
+/// file (a pipe, `/dev/null`) is opened as it is.
 fn create(path: &Path) -> Result<Box<dyn Write>> {
     if path == Path::new("-") {
         let out = io::stdout();
@@ -101,8 +105,22 @@ fn create(path: &Path) -> Result<Box<dyn Write>> {
         }
         return Ok(Box::new(out));
     }
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    Ok(Box::new(file.with_context(|| format!("{} cannot be written", path.display()))?))
+    let failed = || format!("{} cannot be written", path.display());
+    // Through links: the file that they lead to is replaced.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(&target).is_ok_and(|metadata| !metadata.is_file()) {
+        return Ok(Box::new(OpenOptions::new().write(true).open(&target).with_context(failed)?));
+    }
+    let name = target.file_name().with_context(failed)?.to_string_lossy();
+    let aside = target.with_file_name(format!(".{name}.{}", std::process::id()));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside);
+    let file = file.with_context(failed)?;
+    if let Err(error) = fs::rename(&aside, &target) {
+        // Nothing is in it yet.
+        let _ = fs::remove_file(&aside);
+        return Err(error).with_context(failed);
+    }
+    Ok(Box::new(file))
 }
 
 /// A pcapng file in the making.
@@ -129,7 +147,8 @@ impl<W: Write> Capture<W> {
             options: vec![
                 EnhancedPacketOption::Comment(Cow::Owned(comment(record))),
                 EnhancedPacketOption::Flags(flags),
-                EnhancedPacketOption::DropCount(u64::from(record.left_out)),
+                // No drop count: that would be those lost at this interface, and what was left
+                // out is known by reason only. The comment says it.
             ],
         };
         self.writer.write_block(&packet.into_block())?;
@@ -243,5 +262,31 @@ mod tests {
         );
         assert_eq!(packets[0].options[1], EnhancedPacketOption::Flags(OUTBOUND));
         assert_eq!(packets[1].options[1], EnhancedPacketOption::Flags(INBOUND));
+        // Comment and flags: a drop count is by interface, which nobody knows.
+        assert!(packets.iter().all(|packet| packet.options.len() == 2));
+    }
+
+    #[test]
+    fn a_file_that_exists_is_replaced_by_one_that_its_owner_alone_reads() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("a.pcapng"), dir.path().join("link"));
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        std::os::unix::fs::symlink("a.pcapng", &link).unwrap();
+        let mut reader = fs::File::open(&path).unwrap();
+        for name in [&path, &link] {
+            create(name).unwrap().write_all(b"new").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let mut seen = String::new();
+        io::Read::read_to_string(&mut reader, &mut seen).unwrap();
+        assert_eq!(seen, "old", "who had it open reads what pods send");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "something is left aside");
+        create(Path::new("/dev/null")).unwrap().write_all(b"x").unwrap();
+        assert!(create(&dir.path().join("no/where")).is_err());
     }
 }

@@ -37,7 +37,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<u8> {
-    let mut interrupt = Interrupt::new()?;
+    let interrupt = Interrupt::new()?;
     let mut reader = Reader::new(&args.places.run_dir, u64::MAX)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if args.output == Output::Table {
@@ -53,17 +53,20 @@ pub(super) fn run(args: &Args) -> Result<u8> {
                 last.pop_front();
             }
         }
-        if n + 1 >= end {
+        if n + 1 >= end || interrupt.came() {
             break;
         }
     }
     reader.missed();
     for row in &last {
+        if interrupt.came() {
+            break;
+        }
         print(row, args.output, &mut out)?;
     }
     out.flush()?;
     if args.follow {
-        follow(args, &mut reader, &mut interrupt, &mut out)?;
+        follow(args, &mut reader, &interrupt, &mut out)?;
     } else if args.output == Output::Table {
         let (told, left_out) = reader.totals();
         writeln!(
@@ -78,11 +81,14 @@ pub(super) fn run(args: &Args) -> Result<u8> {
 fn follow(
     args: &Args,
     reader: &mut Reader,
-    interrupt: &mut Interrupt,
+    interrupt: &Interrupt,
     out: &mut impl Write,
 ) -> Result<()> {
     while !interrupt.within(PERIOD) {
-        while let Some((n, record)) = reader.read()? {
+        // Asked for each record: under a lasting flood there is always one more.
+        while !interrupt.came()
+            && let Some((n, record)) = reader.read()?
+        {
             if args.filter.wants(&record) {
                 print(&DropRow::of(n, &record), args.output, out)?;
             }

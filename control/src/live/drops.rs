@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 use weir_table::drops::{
     DropRecord, Follower, RECORD_WORDS, RING_FILE, RingFileError, RingIdentity, identity, open,
+    reasons,
 };
 use weir_table::mem::SharedWords;
 
@@ -130,7 +132,7 @@ pub struct Filter {
     #[arg(long, value_name = "POD|ADDRESS")]
     pub pod: Option<String>,
     /// Only packets dropped for this reason; may be repeated
-    #[arg(long, value_name = "REASON")]
+    #[arg(long, value_name = "REASON", value_parser = PossibleValuesParser::new(reasons()))]
     pub reason: Vec<String>,
 }
 

@@ -1,8 +1,8 @@
 //! What the hooks tell of the packets that they drop: `struct weir_drop` of `bpf/weir.h`.
 
 use aya::maps::{MapData, RingBuf};
-use weir_table::abi::STEERING_COUNTERS;
-use weir_table::counters::{Direction, Reason};
+use weir_table::counters::Direction;
+use weir_table::drops::reason_of_hook;
 
 use super::{DropEvent, FRAME_BYTES};
 
@@ -44,7 +44,7 @@ fn decode(bytes: &[u8]) -> Option<DropEvent> {
     let captured = usize::from(u16::from_ne_bytes([head[20], head[21]])).min(FRAME_BYTES);
     Some(DropEvent {
         at_ns: u64::from_ne_bytes(time),
-        reason: reason(head[22]),
+        reason: reason_of_hook(head[22]),
         ifindex: word(8),
         direction: if head[23] == 0 { Direction::Egress } else { Direction::Ingress },
         left_out: word(16),
@@ -54,20 +54,9 @@ fn decode(bytes: &[u8]) -> Option<DropEvent> {
     })
 }
 
-/// The reason by its steering counter; where a worker would have had the same reason, by
-/// its name there.
-fn reason(counter: u8) -> &'static str {
-    match STEERING_COUNTERS.get(usize::from(counter)).copied().unwrap_or("unknown") {
-        "drop_egress" => Reason::PolicyEgress.as_str(),
-        "drop_ingress" => Reason::PolicyIngress.as_str(),
-        "drop_cut_egress" | "drop_cut_ingress" => Reason::FlowCut.as_str(),
-        other => other.strip_prefix("drop_").unwrap_or(other),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use weir_table::abi::DROP_FRAME;
+    use weir_table::abi::{DROP_FRAME, STEERING_COUNTERS};
 
     use super::*;
 
@@ -93,17 +82,5 @@ mod tests {
         bytes[20..24].fill(0xff);
         let event = decode(&bytes).unwrap();
         assert_eq!((event.reason, event.head().len()), ("unknown", FRAME_BYTES));
-    }
-
-    #[test]
-    fn every_drop_of_a_hook_has_a_reason() {
-        let reasons: Vec<&str> = (0..STEERING_COUNTERS.len() as u8).map(reason).collect();
-        for (name, reason) in STEERING_COUNTERS.iter().zip(reasons) {
-            assert!(!reason.starts_with("drop_"), "{name}: {reason}");
-        }
-        let of = |name| STEERING_COUNTERS.iter().position(|n| *n == name).unwrap() as u8;
-        assert_eq!(reason(of("drop_egress")), "policy_egress");
-        assert_eq!(reason(of("drop_l2")), "l2");
-        assert_eq!(reason(of("drop_punt_rate")), "punt_rate");
     }
 }

@@ -15,6 +15,7 @@
 //! | `ring.rs` | records in shared words: one writer, any number of readers, a sequence lock each |
 //! | `record.rs` | what a record says, and how it lies in its words |
 //! | `file.rs` | the ring in the run directory |
+//! | `reason.rs` | what the hooks' reasons are called |
 //! | `budget.rs` | how many drops are told |
 //!
 //! Invariants
@@ -29,12 +30,14 @@ mod file;
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod properties;
+mod reason;
 mod record;
 mod ring;
 
 pub use budget::Budget;
 #[cfg(not(loom))]
 pub use file::{RING_FILE, RingFileError, RingIdentity, identity, open, open_or_create};
+pub use reason::{reason_of_hook, reasons};
 pub use record::{DropRecord, FRAME_BYTES, Packet, RECORD_WORDS, Text};
 pub use ring::{DropRing, Follower, HEADER_WORDS, RingError, RingWriter, VERSION, words_for};
 
