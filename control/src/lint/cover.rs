@@ -304,7 +304,7 @@ fn covers(
     if !by_text && (a.idle || a.ports.names.is_empty()) {
         return None;
     }
-    let own_known = world.index.selectable_labels(&a.view.policy.key.namespace).is_some();
+    let own_known = world.is_selectable(&a.view.policy.key.namespace);
     if by_text
         && implies(&a.view.policy.pod_selector, &b.view.policy.pod_selector)
         && peers_cover(b.rule, a.rule, own_known)

@@ -24,7 +24,7 @@ pub(super) fn check(world: &World<'_>, findings: &mut Vec<Finding>) {
             empty_list(&mut notes, view, list);
         }
         without_effect(&mut notes, view);
-        let own_known = world.index.selectable_labels(&view.policy.key.namespace).is_some();
+        let own_known = world.is_selectable(&view.policy.key.namespace);
         redundant(&mut notes, view, own_known);
         contradictions(&mut notes, view);
     }

@@ -222,6 +222,11 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether the empty namespaceSelector selects a namespace; it does not if its object was refused.
+    pub(super) fn is_selectable(&self, namespace: &str) -> bool {
+        self.index.selects_namespace(&LabelSelector::everything(), namespace)
+    }
+
     /// The numbers of a namespace's pods.
     pub(super) fn in_namespace(&self, namespace: &str) -> Range<usize> {
         self.namespaces.get(namespace).cloned().unwrap_or(0..0)
