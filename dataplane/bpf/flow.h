@@ -245,20 +245,21 @@ static __always_inline __u8 seen_from(__u64 aux, int hi)
 /* How long the flow may be silent: table/src/flow/state.rs, FlowState::timeout. */
 static __always_inline __u32 flow_timeout(const struct flow *f, __u8 protocol)
 {
-	__u8 either = seen_from(f->aux, 0) | seen_from(f->aux, 1);
-	int answered = seen_from(f->aux, !(f->ctl & WEIR_FLOW_FLAG_HI)) & WEIR_SEEN_ANY;
+	int opener_hi = (f->ctl & WEIR_FLOW_FLAG_HI) != 0;
+	__u8 opener = seen_from(f->aux, opener_hi), other = seen_from(f->aux, !opener_hi);
+	int has_handshake = protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP;
+	int answered = (other & WEIR_SEEN_ANY) && (!has_handshake || (opener & WEIR_SEEN_ACK));
 	int cut = flow_state(f->ctl) == WEIR_FLOW_DENIED;
 
-	if (protocol == IPPROTO_TCP) {
-		if (cut)
-			return TICKS(WEIR_TIMEOUT_TCP_ESTABLISHED);
-		if (either & WEIR_SEEN_RST)
+	if (has_handshake && !cut) {
+		if ((opener | other) & WEIR_SEEN_RST)
 			return TICKS(WEIR_TIMEOUT_TCP_RESET);
-		if (either & WEIR_SEEN_FIN)
+		if ((opener | other) & WEIR_SEEN_FIN)
 			return TICKS(WEIR_TIMEOUT_TCP_CLOSING);
-		return answered ? TICKS(WEIR_TIMEOUT_TCP_ESTABLISHED) :
-				  TICKS(WEIR_TIMEOUT_TCP_OPENING);
 	}
+	if (protocol == IPPROTO_TCP)
+		return answered || cut ? TICKS(WEIR_TIMEOUT_TCP_ESTABLISHED) :
+					 TICKS(WEIR_TIMEOUT_TCP_OPENING);
 	if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6)
 		return TICKS(WEIR_TIMEOUT_ICMP);
 	if (!answered && !cut)
@@ -308,25 +309,66 @@ static __always_inline int touch(struct flow *f, const struct tuple *t, __u32 ti
 
 /* ---- entering a flow --------------------------------------------------- */
 
+/* Takes a flow to a pod's account; 0 if it has as many as it may. Counted before the slot is
+ * taken and given back after it is free, so that the count is never below the truth: see
+ * table/src/flow/quota.rs. */
+static __always_inline int reserve(const struct weir_config *c, __u32 pod)
+{
+	__u64 *flows = bpf_map_lookup_elem(&weir_quota, &pod);
+
+	if (!pod || !flows)
+		return 1;
+	if (__sync_fetch_and_add(flows, 1) < c->flows_per_pod)
+		return 1;
+	__sync_fetch_and_add(flows, -1);
+	return 0;
+}
+
+static __always_inline void release(__u32 pod)
+{
+	__u64 *flows = bpf_map_lookup_elem(&weir_quota, &pod);
+
+	if (pod && flows)
+		__sync_fetch_and_add(flows, -1);
+}
+
+/* Claims an entry whose control word is still `ctl`, which takes whatever it held off its
+ * pod's account. */
+static __always_inline int claim(__u64 *word, __u64 ctl, __u64 busy)
+{
+	if (__sync_val_compare_and_swap(&word[WEIR_FLOW_CTL], ctl, busy) != ctl)
+		return 0;
+	if (flow_state(ctl) != WEIR_FLOW_FREE)
+		release(ctl >> WEIR_FLOW_POD_SHIFT & WEIR_FLOW_POD_MASK);
+	return 1;
+}
+
 /*
  * Enters the flow of a packet that a cached verdict lets pass, into a place whose control
  * word is still `ctl`: a free one, or that of an entry of the same key that is over. 0 if
- * somebody else was faster; then a worker decides.
+ * somebody else was faster, or the pod that opens it (or, if that is none of this node, the one
+ * to which it is opened) has as many flows as it may; then a worker decides.
  */
-static __always_inline int enter_flow(const struct tuple *t, __u32 place, __u64 ctl,
-				      const struct flow *verdict, __u32 tick)
+static __always_inline int enter_flow(const struct weir_config *c, const struct tuple *t,
+				      __u32 place, __u64 ctl, const struct flow *verdict,
+				      __u32 tick)
 {
 	__u64 src = (__u32)verdict->ifindex, dst = verdict->ifindex >> 32;
+	__u64 pod = (src ? src : dst) & WEIR_FLOW_POD_MASK;
 	__u64 version = flow_version(ctl) + 1;
 	__u64 busy = version << WEIR_FLOW_VERSION_SHIFT | WEIR_FLOW_BUSY;
 	__u64 seen = WEIR_SEEN_ANY | (t->tcp_flags & WEIR_SEEN_SYN);
 	__u64 *word, *rest;
 
+	if (!reserve(c, pod))
+		return 0;
 	if (t->s.v6) {
 		struct flow6 *e = bpf_map_lookup_elem(&weir_flows6, &place);
 
-		if (!e || __sync_val_compare_and_swap(&e->word[WEIR_FLOW_CTL], ctl, busy) != ctl)
+		if (!e || !claim(e->word, ctl, busy)) {
+			release(pod);
 			return 0;
+		}
 		WRITE(e->word[3], t->s.key[2]);
 		WRITE(e->word[4], t->s.key[3]);
 		WRITE(e->word[5], t->s.key[4]);
@@ -335,8 +377,10 @@ static __always_inline int enter_flow(const struct tuple *t, __u32 place, __u64 
 	} else {
 		struct flow4 *e = bpf_map_lookup_elem(&weir_flows4, &place);
 
-		if (!e || __sync_val_compare_and_swap(&e->word[WEIR_FLOW_CTL], ctl, busy) != ctl)
+		if (!e || !claim(e->word, ctl, busy)) {
+			release(pod);
 			return 0;
+		}
 		word = e->word;
 		rest = e->word + WEIR_FLOW_KEY + WEIR_FLOW4_KEY_WORDS;
 	}
@@ -353,6 +397,7 @@ static __always_inline int enter_flow(const struct tuple *t, __u32 place, __u64 
 	/* Fully ordered, as nothing weaker is to be had: all of the above before it. */
 	__sync_lock_test_and_set(&word[WEIR_FLOW_CTL],
 				 version << WEIR_FLOW_VERSION_SHIFT | WEIR_FLOW_ALLOWED |
+					 pod << WEIR_FLOW_POD_SHIFT |
 					 (t->from_hi ? WEIR_FLOW_FLAG_HI : 0));
 	return 1;
 }

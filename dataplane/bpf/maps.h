@@ -131,6 +131,15 @@ struct {
 	__type(value, struct flow6);
 } weir_flows6 SEC(".maps");
 
+/* How many flows are to the account of each pod (table/src/flow/quota.rs). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, WEIR_QUOTA_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} weir_quota SEC(".maps");
+
 /* The verdict cache, in entries of the same layout (table/src/flow/verdicts.rs). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -180,7 +180,7 @@ enum answer {
 	ANSWER_UNNOTED, /* pass, but the entry changed and has not noted the packet */
 };
 
-/* A SYN asks for a connection. It is a repetition only on a flow that its sender opened
+/* A SYN (SCTP: an INIT) asks for a connection. It is a repetition only on a flow that its sender opened
  * and that nobody has ended; else port reuse would skip the policy. */
 static __always_inline int asks_anew(const struct flow *f, const struct tuple *t)
 {
@@ -247,12 +247,13 @@ static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_co
 		return drop(verdict.ctl & WEIR_FLOW_FLAG_HI ? WEIR_STEER_DROP_INGRESS :
 							      WEIR_STEER_DROP_EGRESS);
 	}
-	if (t->protocol == IPPROTO_TCP && (t->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+	if ((t->protocol == IPPROTO_TCP || t->protocol == IPPROTO_SCTP) &&
+	    (t->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return PUNT;
 	if (!has_room || !serving(c, worker_of(c, p), bpf_ktime_get_ns()))
 		return PUNT;
 	/* The search for the verdict has taken the place of the flow's key. */
-	if (read_tuple(skb, c, t) == FAMILY_NONE || !enter_flow(t, place, ctl, &verdict, c->tick))
+	if (read_tuple(skb, c, t) == FAMILY_NONE || !enter_flow(c, t, place, ctl, &verdict, c->tick))
 		return PUNT;
 	return pass(WEIR_STEER_OPENED);
 }

@@ -26,6 +26,14 @@
 
 #define IPPROTO_ICMPV6 58
 
+/* SCTP's chunk types (RFC 9260 section 3.2). */
+#define SCTP_INIT 1
+#define SCTP_INIT_ACK 2
+#define SCTP_ABORT 6
+#define SCTP_SHUTDOWN 7
+#define SCTP_SHUTDOWN_ACK 8
+#define SCTP_SHUTDOWN_COMPLETE 14
+
 /* Enough for every header that is read here: Ethernet, IPv6, TCP. */
 #define HEADERS (ETH_HLEN + 40 + 20)
 
@@ -44,7 +52,7 @@ struct tuple {
 	struct search s;
 	__u8 from_hi;      /* the sender is side hi of the key */
 	__u8 protocol;
-	__u8 tcp_flags;    /* 0 for other protocols */
+	__u8 tcp_flags;    /* SCTP: what its first chunk would be in TCP; else 0 */
 };
 
 static __always_inline __u64 mix_pair(__u64 h, const __u64 *key, int pair, __u64 word)
@@ -81,6 +89,25 @@ static __always_inline int udp_length_holds(const __u8 *l4, __u32 length, __u8 p
 	return !claimed && protocol == IPPROTO_UDPLITE && length >= 8;
 }
 
+/* What an SCTP chunk is in the words of TCP: src/parse/transport.rs, sctp_flags(). */
+static __always_inline __u8 sctp_flags(__u8 chunk)
+{
+	switch (chunk) {
+	case SCTP_INIT:
+		return TCP_SYN;
+	case SCTP_INIT_ACK:
+		return TCP_SYN | TCP_ACK;
+	case SCTP_ABORT:
+		return TCP_RST;
+	case SCTP_SHUTDOWN:
+	case SCTP_SHUTDOWN_ACK:
+	case SCTP_SHUTDOWN_COMPLETE:
+		return TCP_FIN;
+	default:
+		return TCP_ACK;
+	}
+}
+
 /* Reads what follows the IP header, `length` bytes by what that says, which may be more
  * than lie in the buffer's head; 0 if the packet is none for the fast path. */
 static __always_inline int read_ports(const __u8 *l4, const void *end, __u32 length, __u8 icmp,
@@ -108,8 +135,15 @@ static __always_inline int read_ports(const __u8 *l4, const void *end, __u32 len
 		if ((void *)(l4 + 8) > end || !udp_length_holds(l4, length, t->protocol))
 			return 0;
 	} else if (t->protocol == IPPROTO_SCTP) {
-		if ((void *)(l4 + 12) > end || length < 12)
+		__u32 chunk;
+
+		if ((void *)(l4 + 16) > end || length < 16)
 			return 0;
+		/* An INIT is alone in its packet (RFC 9260 section 8.5.1). */
+		chunk = ((__u32)bpf_ntohs(*(const __be16 *)(l4 + 14)) + 3) & ~3U;
+		if (l4[12] == SCTP_INIT && length != 12 + chunk)
+			return 0;
+		t->tcp_flags = sctp_flags(l4[12]);
 	} else if (t->protocol == icmp) {
 		if ((void *)(l4 + 8) > end || length < 8)
 			return 0;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * Only for tests/tuple_differential: what read_tuple() (tuple.h) makes of a frame.
+ * Only for tests/tuple_differential: what read_tuple() (tuple.h) makes of a frame, and how long
+ * flow_timeout() (flow.h) lets a flow be silent.
  */
-#include "tuple.h"
+#include "flow.h"
 
 /* What was read, in words of 8 bytes. */
 struct reading {
@@ -62,6 +63,26 @@ int tuple_read_tagged(struct __sk_buff *skb)
 	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 7))
 		return DROP;
 	return read_frame(skb);
+}
+
+/* The flow is described behind the Ethernet header: protocol, what was seen from either side,
+ * whether side hi opened it, and whether it is cut. */
+SEC("classifier")
+int flow_timeout_of(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct reading *r = bpf_map_lookup_elem(&weir_reading, &zero);
+	struct flow f = {};
+	__u8 about[5];
+
+	if (!r || bpf_skb_load_bytes(skb, ETH_HLEN, about, sizeof(about)))
+		return DROP;
+	f.aux = (__u64)about[1] << WEIR_AUX_SEEN_LO_SHIFT |
+		(__u64)about[2] << WEIR_AUX_SEEN_HI_SHIFT;
+	f.ctl = (about[3] ? WEIR_FLOW_FLAG_HI : 0) |
+		(about[4] ? WEIR_FLOW_DENIED : WEIR_FLOW_ALLOWED);
+	r->family = flow_timeout(&f, about[0]);
+	return PASS;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -15,7 +15,7 @@
 
 /* Raised whenever anything in this file changes its layout or meaning. A
  * daemon never adopts pinned maps that carry another number. */
-#define WEIR_ABI_VERSION 4
+#define WEIR_ABI_VERSION 5
 
 /* Most workers (queues of the punt pair) that a node can have. */
 #define WEIR_MAX_WORKERS 64
@@ -56,7 +56,7 @@ struct weir_shim {
  * mean is told in table/FLOW.md, together with the order in which they may be
  * written and read.
  *
- *   w0          ctl     version 63..32 | flags 15..8 | state 7..0
+ *   w0          ctl     version 63..32 | pod 31..16 | flags 15..8 | state 7..0
  *   w1..        key     FLOW4: address lo | address hi << 32; ports and protocol
  *                       FLOW6: address lo, upper and lower half; address hi,
  *                       upper and lower half; ports and protocol
@@ -88,13 +88,18 @@ struct weir_shim {
 /* A flow: side hi opened it. A cached denial: it is the receiver's. */
 #define WEIR_FLOW_FLAG_HI 0x100
 #define WEIR_FLOW_FLAGS_MASK 0xff00
+/* Of a flow: the pod to whose account it is (weir_quota), by the low bits of its device;
+ * 0 = nobody's. Who frees the slot reads it from the word by which it is freed. */
+#define WEIR_FLOW_POD_SHIFT 16
+#define WEIR_FLOW_POD_MASK 0xffff
 #define WEIR_FLOW_VERSION_SHIFT 32
 
 #define WEIR_AUX_VERSION_SHIFT 48
 #define WEIR_AUX_SEEN_LO_SHIFT 40
 #define WEIR_AUX_SEEN_HI_SHIFT 32
 
-/* What was seen from a side: TCP's own bits, and one for "anything". */
+/* What was seen from a side: TCP's own bits, and one for "anything". SCTP has those of what
+ * its packets' first chunks would be in TCP (tuple.h). */
 #define WEIR_SEEN_FIN 0x01
 #define WEIR_SEEN_SYN 0x02
 #define WEIR_SEEN_RST 0x04 /* a reset, and nothing else since */
@@ -126,6 +131,9 @@ struct weir_shim {
 #define WEIR_MAC_SETS 32768
 #define WEIR_MAC_INDEX_BITS 15
 #define WEIR_MAC_WAYS 2
+
+/* Words of weir_quota: how many flows are to the account of each pod. */
+#define WEIR_QUOTA_WORDS 65536
 
 /* Entries of the verdict cache, powers of two. */
 #define WEIR_VERDICTS4 32768
@@ -180,6 +188,7 @@ struct weir_config {
 	__u64 tick;            /* coarse time, by the workers; stands still while none runs */
 	__u64 adopted;         /* the flows that were open before the first daemon are entered */
 	__u64 punt_flags;      /* WEIR_PUNT_*: what kind of device weir0 is */
+	__u64 flows_per_pod;   /* most flows to the account of one pod */
 	__u64 heartbeat_ns[WEIR_MAX_WORKERS]; /* CLOCK_MONOTONIC, by each worker */
 };
 
@@ -229,8 +238,9 @@ enum weir_steering_counter {
 #define WEIR_CONFIG_TICK 24
 #define WEIR_CONFIG_ADOPTED 25
 #define WEIR_CONFIG_PUNT_FLAGS 26
-#define WEIR_CONFIG_HEARTBEAT 27
-#define WEIR_CONFIG_WORDS 91
+#define WEIR_CONFIG_FLOWS_PER_POD 27
+#define WEIR_CONFIG_HEARTBEAT 28
+#define WEIR_CONFIG_WORDS 92
 
 #define WEIR_AT(field, word) \
 	_Static_assert(__builtin_offsetof(struct weir_config, field) == (word) * 8, #field)
@@ -250,6 +260,7 @@ WEIR_AT(punt_burst_ns, WEIR_CONFIG_PUNT_BURST);
 WEIR_AT(tick, WEIR_CONFIG_TICK);
 WEIR_AT(adopted, WEIR_CONFIG_ADOPTED);
 WEIR_AT(punt_flags, WEIR_CONFIG_PUNT_FLAGS);
+WEIR_AT(flows_per_pod, WEIR_CONFIG_FLOWS_PER_POD);
 WEIR_AT(heartbeat_ns, WEIR_CONFIG_HEARTBEAT);
 _Static_assert(sizeof(struct weir_config) == WEIR_CONFIG_WORDS * 8, "weir_config");
 _Static_assert(sizeof(struct weir_shim) == 16, "weir_shim");

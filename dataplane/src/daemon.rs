@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use weir_table::counters::{CounterBlock, Counters};
-use weir_table::flow::{FlowTable, HashKey, Tick, VerdictCache};
+use weir_table::flow::{FlowTable, HashKey, Quota, Tick, VerdictCache};
 use weir_table::mem::SharedWords;
 use weir_table::publish::Listener;
 use weir_table::saved;
@@ -64,6 +64,8 @@ pub struct Settings {
     pub workers: u32,
     /// Flows that the table holds at the intended load.
     pub flows: u32,
+    /// Most of them to the account of one pod; `None`: a quarter.
+    pub flows_per_pod: Option<u32>,
     /// How hooks are attached.
     pub attach: AttachMode,
     /// The bits of `skb->mark` that are Weir's.
@@ -108,6 +110,7 @@ impl Daemon {
         let mut steering = Steering::load(&settings.pin_dir, sizes, backend)?;
         tracing::info!(io = backend.as_str(), why, "how packets reach user space");
         let maps = steering.shared_maps(sizes)?;
+        let flows_per_pod = u64::from(settings.flows_per_pod.unwrap_or(settings.flows / 4));
         let config = Arc::new(Config::new(maps.config));
         clock::resume_flows(config.tick());
         config.set_tick(Tick::from_nanos(clock::flow_ns()));
@@ -120,17 +123,20 @@ impl Daemon {
                 offload: settings.offload,
                 punt_limit: settings.offload.then_some(PuntLimit::DEFAULT),
                 flows: sizes,
+                flows_per_pod,
             },
         );
         let counter_words = Arc::new(maps.counters);
         let counters = Counters::init(Arc::clone(&counter_words), settings.workers as usize)?;
         let key = HashKey::from_words(config.hash_key());
-        let flows = Arc::new(FlowTable::new(maps.flows4, maps.flows6, key.clone())?);
+        let flows = FlowTable::new(maps.flows4, maps.flows6, key.clone())?;
+        let flows = Arc::new(flows.with_quota(Quota::new(maps.quota, flows_per_pod)));
         let verdicts = VerdictCache::new(maps.verdicts4, maps.verdicts6, key.clone())?;
         let stamps = Arc::new(Stamps::new(maps.stamps, key)?);
         // Nobody writes now: hooks that an earlier daemon left enter flows only while one of
         // its sockets is open.
         let unfinished = flows.sweep() + verdicts.sweep();
+        flows.recount();
         if unfinished > 0 {
             tracing::warn!(unfinished, "freed flow entries that a dead daemon left half written");
         }

@@ -37,6 +37,9 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 262_144,
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     flows: u32,
+    /// Flows that one pod may have in it [default: a quarter of --flows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    flows_per_pod: Option<u32>,
     /// How the hooks are attached to pods' devices
     #[arg(long, value_enum, default_value = "auto")]
     attach: AttachMode,
@@ -83,6 +86,7 @@ impl Arguments {
             device_prefix: self.device_prefix,
             workers: self.workers,
             flows: self.flows,
+            flows_per_pod: self.flows_per_pod,
             attach: self.attach,
             mark: self.mark,
             fail_open: self.on_failure == FailureMode::Open,

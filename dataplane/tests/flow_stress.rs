@@ -29,7 +29,9 @@ use weir_dataplane::steer::Sizes;
 use weir_dataplane::steer::abi::{self, CONFIG_WORDS, Config, Fixed, Mark};
 use weir_table::Address;
 use weir_table::flow::layout::{SEEN_ANY, SEEN_SYN, v4_words, v6_words};
-use weir_table::flow::{Flow, FlowHash, FlowKey, FlowRef, FlowTable, HashKey, NewFlow, Side, Tick};
+use weir_table::flow::{
+    Flow, FlowHash, FlowKey, FlowRef, FlowTable, HashKey, NewFlow, QUOTA_WORDS, Quota, Side, Tick,
+};
 use weir_table::mem::{Access, SharedWords, Words};
 
 static SOUND: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/stress.bpf.o"));
@@ -134,12 +136,14 @@ impl Rig {
                 offload: true,
                 punt_limit: None,
                 flows: Sizes { flows4: SLOTS, flows6: SLOTS },
+                flows_per_pod: u64::MAX,
             },
         );
         let stress = words("weir_stress", STRESS_WORDS);
         let v4 = words("weir_flows4", v4_words(SLOTS as usize));
         let v6 = words("weir_flows6", v6_words(SLOTS as usize));
-        let table = FlowTable::new(v4, v6, HashKey::from_words(key)).unwrap();
+        let quota = Quota::new(words("weir_quota", QUOTA_WORDS), u64::MAX);
+        let table = FlowTable::new(v4, v6, HashKey::from_words(key)).unwrap().with_quota(quota);
         Self { ebpf, stress, table }
     }
 
@@ -361,12 +365,19 @@ fn hooks_and_user_space_write_the_same_slots() {
         assert!(rig.get(Word::Opened) >= WRITES / 10, "hooks hardly ever entered a flow");
         assert!(rig.get(Word::Raced) > 0, "{NO_RACE}");
     }
-    // What was left behind: no slot that nobody can use, and every flow whole.
+    // What was left behind: no slot that nobody can use, every flow whole, and every pod's
+    // account what its flows are, though each side took off what the other had put there.
     assert_eq!(rig.table.sweep(), 0, "slots that are busy for good");
     for flow in rig.table.iter() {
         let n = (0..MANY).find(|n| key_of(*n).0 == flow.key).expect("a key of ours");
         assert!(is_whole(&flow, n), "{flow:?}");
     }
+    let accounts = |table: &Table| -> Vec<u64> {
+        (0..=u32::from(u16::MAX)).map(|pod| table.quota().unwrap().flows_of(pod)).collect()
+    };
+    let counted = accounts(&rig.table);
+    rig.table.recount();
+    assert!(counted == accounts(&rig.table), "the pods' accounts are wrong");
 }
 
 #[test]

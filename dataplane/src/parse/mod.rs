@@ -74,7 +74,7 @@ impl FiveTuple {
     }
 }
 
-/// TCP's flag byte (offset 13 of its header).
+/// TCP's flag byte (offset 13 of its header), or what an SCTP chunk would be in TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpFlags(pub u8);
 
@@ -105,7 +105,9 @@ impl TcpFlags {
 pub enum Transport {
     /// TCP.
     Tcp(TcpFlags),
-    /// UDP, UDP-Lite or SCTP: ports, no state that we follow.
+    /// SCTP: what its first chunk would be in TCP.
+    Sctp(TcpFlags),
+    /// UDP or UDP-Lite: ports, no state that we follow.
     Ports,
     /// ICMP or ICMPv6 echo request or reply; the identifier stands in both ports.
     IcmpEcho,
@@ -232,6 +234,10 @@ pub enum ParseError {
     /// SYN together with FIN or RST: no TCP sends it, receivers disagree about it.
     #[error("TCP flags {0:#04x} contradict each other")]
     TcpFlags(u8),
+    /// An SCTP INIT chunk that is not alone in its packet, or cut short (RFC 9260 sections
+    /// 4.3 and 8.5.1): whoever bundles one wants it to be taken for something else.
+    #[error("SCTP INIT of {0} bytes is not alone in its packet")]
+    SctpInit(u16),
     /// UDP or UDP-Lite length below 8 or beyond the packet.
     #[error("UDP length {0} contradicts the packet's length")]
     UdpLength(u16),

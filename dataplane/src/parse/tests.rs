@@ -117,7 +117,7 @@ fn ethernet_padding_behind_the_packet_is_not_part_of_it() {
 fn every_transport_with_ports() {
     assert_eq!(ports_of(&v4(17, 0, &udp_header(5, 53, 0))), (17, 5, 53));
     assert_eq!(ports_of(&v4(136, 0, &udp_header(5, 53, 0))), (136, 5, 53));
-    let sctp = concat(&[&5u16.to_be_bytes(), &36_412u16.to_be_bytes(), &[0; 8]]);
+    let sctp = concat(&[&5u16.to_be_bytes(), &36_412u16.to_be_bytes(), &[0; 12]]);
     assert_eq!(ports_of(&v6(132, &sctp)), (132, 5, 36_412));
     let gre = parse(&v4(47, 0, &[0; 4])).unwrap();
     assert_eq!((gre.transport, gre.tuple.sport), (Transport::Portless, 0));
@@ -365,4 +365,44 @@ fn a_quotation_that_tells_nothing_is_none() {
     // ICMPv6 errors of types that nobody knows yet are errors all the same.
     let packet = parse(&v6(58, &[99, 0, 0, 0, 0, 0, 0, 0])).unwrap();
     assert_eq!(packet.transport, unrelated);
+}
+
+#[test]
+fn the_first_chunk_says_what_an_sctp_packet_does() {
+    let packet = |chunks: &[(u8, u16, usize)]| {
+        let mut packet = concat(&[&5u16.to_be_bytes(), &80u16.to_be_bytes(), &[0; 8]]);
+        for &(kind, length, present) in chunks {
+            packet.extend([kind, 0]);
+            packet.extend(length.to_be_bytes());
+            packet.resize(packet.len() + present - 4, 0);
+        }
+        v4(132, 0, &packet)
+    };
+    let flags_of = |chunks: &[(u8, u16, usize)]| match parse(&packet(chunks)).map(|p| p.transport) {
+        Ok(Transport::Sctp(TcpFlags(flags))) => Ok(flags),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error),
+    };
+    let (syn, ack, fin, rst) = (TcpFlags::SYN, TcpFlags::ACK, TcpFlags::FIN, TcpFlags::RST);
+    for (kind, flags) in [(0, ack), (1, syn), (2, syn | ack), (3, ack), (4, ack), (6, rst)] {
+        assert_eq!(flags_of(&[(kind, 20, 20)]), Ok(flags), "chunk {kind}");
+    }
+    for (kind, flags) in [(7, fin), (8, fin), (9, ack), (10, ack), (11, ack), (14, fin), (255, ack)]
+    {
+        assert_eq!(flags_of(&[(kind, 20, 20)]), Ok(flags), "chunk {kind}");
+    }
+    // An INIT is alone, whole, and its padding is none of its length.
+    assert_eq!(flags_of(&[(1, 21, 24)]), Ok(syn));
+    for (chunks, length) in [
+        (&[(1, 20, 20), (0, 16, 16)][..], 20),
+        (&[(1, 20, 20), (1, 20, 20)], 20),
+        (&[(1, 16, 20)], 16),
+        (&[(1, 0, 20)], 0),
+        (&[(1, 65_535, 20)], 65_535),
+        (&[(1, 24, 20)], 24),
+    ] {
+        assert_eq!(flags_of(chunks), Err(ParseError::SctpInit(length)), "{chunks:?}");
+    }
+    assert_eq!(flags_of(&[(0, 16, 16), (1, 20, 20)]), Ok(ack));
+    assert_eq!(flags_of(&[]), Err(ParseError::Truncated(Layer::Transport)));
 }

@@ -24,7 +24,7 @@ pub(super) fn parse(datagram: &Datagram<'_>) -> Result<Packet, ParseError> {
         match protocol {
             protocol::TCP => tcp(payload)?,
             protocol::UDP | protocol::UDP_LITE => udp(payload, protocol, fragment)?,
-            protocol::SCTP => sctp(payload)?,
+            protocol::SCTP => sctp(payload, fragment)?,
             protocol::ICMP => icmp(payload)?,
             protocol::ICMPV6 => icmpv6(payload)?,
             _ => (Transport::Portless, 0, 0),
@@ -75,11 +75,49 @@ fn udp(b: &[u8], protocol: u8, fragment: Fragment) -> Parsed {
     Ok((Transport::Ports, sport, dport))
 }
 
-/// RFC 9260 section 3.1: a common header of 12 bytes.
-fn sctp(b: &[u8]) -> Parsed {
-    let head = b.first_chunk::<12>().ok_or(TRUNCATED)?;
+/// Length of SCTP's common header (RFC 9260 section 3.1).
+const SCTP_HEAD: usize = 12;
+
+/// Chunk types of SCTP (RFC 9260 section 3.2).
+mod chunk {
+    pub const INIT: u8 = 1;
+    pub const INIT_ACK: u8 = 2;
+    pub const ABORT: u8 = 6;
+    pub const SHUTDOWN: u8 = 7;
+    pub const SHUTDOWN_ACK: u8 = 8;
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
+
+/// RFC 9260 section 3: the common header and one chunk at least. The first one says what the
+/// packet does to its association; `sctp_flags()` of `bpf/tuple.h` reads it the same way.
+///
+/// Chunks behind it are not looked at. An INIT among them does nothing: receivers discard it
+/// (section 8.5.1). An ABORT among them ends what conntrack then forgets by its timeout.
+fn sctp(b: &[u8], fragment: Fragment) -> Parsed {
+    let head = b.first_chunk::<{ SCTP_HEAD + 4 }>().ok_or(TRUNCATED)?;
+    let kind = head[SCTP_HEAD];
+    let field = u16::from_be_bytes([head[SCTP_HEAD + 2], head[SCTP_HEAD + 3]]);
+    if kind == chunk::INIT {
+        let (length, present) = (usize::from(field), b.len() - SCTP_HEAD);
+        let is_cut = fragment == Fragment::No && length > present;
+        if is_cut || length.next_multiple_of(4) < present {
+            return Err(ParseError::SctpInit(field));
+        }
+    }
     let (sport, dport) = ports(head).ok_or(TRUNCATED)?;
-    Ok((Transport::Ports, sport, dport))
+    Ok((Transport::Sctp(sctp_flags(kind)), sport, dport))
+}
+
+/// What a chunk is in the words of TCP, so that one state machine serves both: INIT asks for
+/// an association as SYN does for a connection, ABORT is its reset.
+const fn sctp_flags(kind: u8) -> TcpFlags {
+    TcpFlags(match kind {
+        chunk::INIT => TcpFlags::SYN,
+        chunk::INIT_ACK => TcpFlags::SYN | TcpFlags::ACK,
+        chunk::ABORT => TcpFlags::RST,
+        chunk::SHUTDOWN | chunk::SHUTDOWN_ACK | chunk::SHUTDOWN_COMPLETE => TcpFlags::FIN,
+        _ => TcpFlags::ACK,
+    })
 }
 
 /// What an ICMP message is to conntrack.

@@ -41,11 +41,11 @@ pub(super) struct FlowPacket {
     pub direction: Direction,
     /// The device of each side that is an endpoint of this node, else 0.
     pub ifindex: [u32; 2],
-    /// TCP's flag byte; 0 for other protocols.
+    /// TCP's flag byte, or what SCTP's first chunk would be in TCP; else 0.
     pub tcp_flags: u8,
-    /// A SYN without ACK: asks for a connection of its sender, whatever was before.
+    /// A SYN without ACK, an INIT: asks for a connection of its sender, whatever was before.
     pub opens: bool,
-    /// A reset: ends connections, never begins one.
+    /// A reset, an ABORT: ends connections, never begins one.
     pub resets: bool,
     /// The steering program counted it in the entry of its flow.
     pub counted: bool,
@@ -168,7 +168,7 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
             return self.related_error(packet, quoted).map(Crossing::Related);
         }
         let mut flow = self.flow_packet(&packet.tuple)?;
-        if let Transport::Tcp(flags) = packet.transport {
+        if let Transport::Tcp(flags) | Transport::Sctp(flags) = packet.transport {
             flow.tcp_flags = flags.0;
             flow.opens = flags.opens();
             flow.resets = flags.resets();
@@ -238,7 +238,7 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
             }
         };
         let dport = match packet.transport {
-            Transport::Tcp(_) | Transport::Ports => tuple.dport,
+            Transport::Tcp(_) | Transport::Sctp(_) | Transport::Ports => tuple.dport,
             _ => 0,
         };
         Ok(GroupPacket {

@@ -24,9 +24,7 @@
 use weir_table::classify::{Classifier, Connection};
 use weir_table::counters::{Counter, CounterBlock, Reason};
 use weir_table::flow::layout::{SEEN_FIN, SEEN_RST};
-use weir_table::flow::{
-    Flow, FlowKey, FlowRef, FlowTable, InChange, NewFlow, Side, TableFull, Tick,
-};
+use weir_table::flow::{Flow, FlowKey, FlowRef, FlowTable, InChange, NewFlow, NoRoom, Side, Tick};
 use weir_table::mem::Words;
 use weir_table::stamps::Stamps;
 
@@ -132,6 +130,12 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         let Ok(Some((entry, flow))) = self.flows.lookup(&packet.key, packet.hash) else {
             return UNRELATED;
         };
+        // What was never sent cannot have gone wrong on its way. (A socket that talks to itself
+        // has one side only.)
+        let [lo, hi] = [Side::Lo, Side::Hi].map(|side| packet.key.end(side));
+        if lo != hi && !flow.seen.any_from(packet.sender.other()) {
+            return UNRELATED;
+        }
         match self.standing(&flow, packet) {
             Standing::Foreign => UNRELATED,
             Standing::Current if flow.denied => UNRELATED,
@@ -205,7 +209,8 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
                 }
             }
             // Judged packet by packet then; never open for want of room.
-            Err(TableFull) => self.counters.add(Counter::FlowTableFull, 1),
+            Err(NoRoom::Table) => self.counters.add(Counter::FlowTableFull, 1),
+            Err(NoRoom::Pod) => self.counters.add(Counter::FlowQuota, 1),
         }
     }
 

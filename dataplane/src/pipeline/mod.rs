@@ -52,10 +52,14 @@ use admit::{Crossing, Refusal};
 use conntrack::Conntrack;
 use fragments::Fragments;
 
-/// Slots of the flow table that [`Pipeline::expire`] looks at in one call. At a hundred
-/// calls a second a worker passes over a million slots in a minute, which is finer than
-/// any timeout needs.
-const EXPIRY_STEP: usize = 256;
+/// In this time [`Pipeline::expire`] passes over the whole flow table, whatever its size.
+/// Nothing waits for it: a flow whose time is over is no flow, whether or not it is in the
+/// table still, and makes room for others first.
+const EXPIRY_PASS_NS: u64 = 30_000_000_000;
+
+/// Slots of the flow table that [`Pipeline::expire`] looks at in one call: the fewest, and,
+/// so that no burst waits longer than some 100 µs, the most.
+const EXPIRY_STEP: std::ops::RangeInclusive<usize> = 256..=16_384;
 
 /// What the node looks like during one burst.
 #[derive(Debug)]
@@ -105,6 +109,8 @@ pub struct Pipeline {
     jobs: Vec<Job>,
     fragments: Fragments,
     expiry: ExpiryCursor,
+    /// When [`Pipeline::expire`] was called last.
+    expired_ns: u64,
     drops: DropSampler,
 }
 
@@ -117,6 +123,7 @@ impl Pipeline {
             jobs: Vec::with_capacity(BURST),
             fragments: Fragments::new(HELD_FRAME),
             expiry: ExpiryCursor::new(worker, workers),
+            expired_ns: 0,
             drops: DropSampler::new(drops::queue()),
         }
     }
@@ -167,16 +174,20 @@ impl Pipeline {
         self.fragments.forget_released();
     }
 
-    /// Forgets some of the flows whose time is over, and drops the fragments that have waited
-    /// too long; to be called a hundred times a
-    /// second or so, also when there is no traffic.
+    /// Forgets some of the flows whose time is over, as many as time has passed, and drops the
+    /// fragments that have waited too long; to be called a hundred times a second or so, also
+    /// when there is no traffic.
     pub fn expire<B, W: Words, C: Words>(
         &mut self,
         view: &View<'_, B, W>,
         now_ns: u64,
         counters: &CounterBlock<C>,
     ) {
-        let expired = view.flows.expire(&mut self.expiry, Tick::from_nanos(now_ns), EXPIRY_STEP);
+        let elapsed = now_ns.saturating_sub(self.expired_ns).min(EXPIRY_PASS_NS);
+        self.expired_ns = now_ns;
+        let step = share(self.expiry.slots(view.flows), elapsed, EXPIRY_PASS_NS)
+            .clamp(*EXPIRY_STEP.start(), *EXPIRY_STEP.end());
+        let expired = view.flows.expire(&mut self.expiry, Tick::from_nanos(now_ns), step);
         if expired > 0 {
             counters.add(Counter::FlowsExpired, expired as u64);
         }
@@ -298,6 +309,12 @@ fn accept<C: Words>(
 fn hook_of(punted: &[u8]) -> counters::Direction {
     Shim::of_punted(punted)
         .map_or(counters::Direction::Egress, |shim| policy_direction(shim.direction))
+}
+
+/// `part` of `whole` of a number of slots.
+fn share(slots: usize, part: u64, whole: u64) -> usize {
+    let share = slots as u128 * u128::from(part) / u128::from(whole);
+    usize::try_from(share).unwrap_or(usize::MAX)
 }
 
 /// A hook's direction in the words of a policy.

@@ -79,8 +79,8 @@ impl<'a, W: Words> Offload<'a, W> {
 /// known: the hook may then enter it by a cached verdict.
 fn begins_by_itself(packet: &FlowPacket) -> bool {
     match packet.key.protocol() {
-        protocol::TCP => packet.opens,
-        protocol::UDP | protocol::SCTP => true,
+        protocol::TCP | protocol::SCTP => packet.opens,
+        protocol::UDP => true,
         _ => false,
     }
 }

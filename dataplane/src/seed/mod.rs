@@ -80,7 +80,7 @@ pub struct Seed {
 }
 
 impl Seed {
-    /// The flags of TCP seen from a side; 0 for other protocols.
+    /// The flags of TCP (or SCTP, as if it were) seen from a side; 0 for other protocols.
     pub const fn tcp_flags(&self, side: Side) -> u8 {
         self.seen.from(side) & SEEN_TCP_MASK
     }
@@ -234,6 +234,8 @@ fn seen(entry: &Entry) -> Option<[u8; 2]> {
                 TcpState::Close => [OPEN | SEEN_RST; 2],
             }
         }
+        // Conntrack's SCTP states are not read: one that was answered counts as set up.
+        (protocol::SCTP, _) if entry.status.contains(Status::SeenReply) => [SEEN_ANY | SEEN_ACK; 2],
         _ => [SEEN_ANY; 2],
     };
     if !entry.status.contains(Status::SeenReply) {

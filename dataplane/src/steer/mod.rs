@@ -3,7 +3,8 @@
 //! ```text
 //!  /sys/fs/bpf/weir/
 //!    weir_config  weir_steering  weir_*_addrs  weir_macs    what the hooks read and count
-//!    weir_counters  weir_flows*  weir_verdicts*            what the workers write
+//!    weir_counters  weir_flows*  weir_quota                what workers and hooks write
+//!    weir_verdicts*                                        what the workers write
 //!    weir_stamps                                           what the admin side writes
 //!    links/<ifindex>_<direction>                           the tcx links on pods' veths
 //! ```
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::tc::SchedClassifierLink;
 use aya::{Btf, Ebpf, EbpfLoader};
+use weir_table::flow::QUOTA_WORDS;
 use weir_table::flow::layout::{v4_words, v6_words};
 use weir_table::mem::{Access, SharedWords};
 use weir_table::stamps::STAMP_SLOTS;
@@ -45,7 +47,7 @@ static TAP_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer_tap.bpf.o"));
 
 /// Maps that outlive the daemon; the one by which they are known comes first.
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 12] = [
     "weir_config",
     "weir_steering",
     "weir_node_addrs",
@@ -54,6 +56,7 @@ const PINNED: [&str; 11] = [
     "weir_counters",
     "weir_flows4",
     "weir_flows6",
+    "weir_quota",
     "weir_verdicts4",
     "weir_verdicts6",
     "weir_stamps",
@@ -146,6 +149,8 @@ pub struct SharedMaps {
     pub flows4: SharedWords,
     /// The IPv6 flow table.
     pub flows6: SharedWords,
+    /// How many flows each pod has.
+    pub quota: SharedWords,
     /// The IPv4 half of the verdict cache.
     pub verdicts4: SharedWords,
     /// The IPv6 half of the verdict cache.
@@ -206,6 +211,7 @@ impl Steering {
             counters: self.words("weir_counters", counters)?,
             flows4: self.words("weir_flows4", v4_words(sizes.flows4 as usize))?,
             flows6: self.words("weir_flows6", v6_words(sizes.flows6 as usize))?,
+            quota: self.words("weir_quota", QUOTA_WORDS)?,
             verdicts4: self.words("weir_verdicts4", v4_words(abi::VERDICTS4 as usize))?,
             verdicts6: self.words("weir_verdicts6", v6_words(abi::VERDICTS6 as usize))?,
             stamps: self.words("weir_stamps", STAMP_SLOTS)?,

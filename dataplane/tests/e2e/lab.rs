@@ -185,7 +185,8 @@ impl Lab {
     fn namespace(&self, place: &str) -> PathBuf {
         match place {
             "node" => PathBuf::from(format!("/proc/{}/ns/net", self.node)),
-            "outside" => self.node_path("/run/lab/outside"),
+            // `far` is made by the tests that need a host behind `outside`.
+            "outside" | "far" => self.node_path(&format!("/run/lab/{place}")),
             pod => self.node_path(&format!("/run/netns/{pod}")),
         }
     }

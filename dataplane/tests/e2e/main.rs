@@ -24,11 +24,14 @@
 //! | [`tap`] | jumbo frames and uncut bulk by a TAP device |
 //! | [`layer2`] | what a pod may not send on its link; groups; fragments in any order |
 //! | [`fragments`] | datagrams larger than the MTU, between real stacks |
+//! | [`attacks`] | a table flooded full, a flood of denied packets, forged ICMP errors |
+//! | [`pmtu`] | path-MTU discovery of a pod that nobody may reach |
 //! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
 //! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod attacks;
 mod bad_input;
 mod changes;
 mod crash;
@@ -43,6 +46,7 @@ mod matrix;
 mod mesh;
 mod node;
 mod offload;
+mod pmtu;
 mod probe;
 mod reload;
 mod seeds;

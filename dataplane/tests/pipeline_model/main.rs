@@ -123,6 +123,8 @@ enum Hooks {
     Forged,
 }
 
+const SYN_ACK: u8 = SYN | ACK;
+
 fn any_matrix() -> impl Strategy<Value = Matrix> {
     // Mostly open, so that flows live long enough to be cut.
     let cell = prop_oneof![3 => Just(0x7fu8), 1 => Just(0), 2 => 0..0x80u8];
@@ -140,13 +142,18 @@ fn any_what() -> impl Strategy<Value = What> {
         4 => Just(SYN), 4 => Just(SYN | ACK), 6 => Just(ACK), 2 => Just(FIN | ACK), 1 => Just(RST),
         1 => Just(RST | ACK)
     ];
+    // What the first chunk of an SCTP packet would be in TCP.
+    let chunks = prop_oneof![4 => Just(SYN), 4 => Just(SYN_ACK), 6 => Just(ACK), 2 => Just(FIN), 2 => Just(RST)];
     prop_oneof![
         10 => (flags, port(), port()).prop_map(|(tcp_flags, sport, dport)| What::Transport {
             protocol: 6, tcp_flags, sport, dport
         }),
-        6 => (prop_oneof![3 => Just(17u8), 1 => Just(132)], port(), port()).prop_map(
-            |(protocol, sport, dport)| What::Transport { protocol, tcp_flags: 0, sport, dport }
+        4 => (port(), port()).prop_map(
+            |(sport, dport)| What::Transport { protocol: 17, tcp_flags: 0, sport, dport }
         ),
+        4 => (chunks, port(), port()).prop_map(|(tcp_flags, sport, dport)| What::Transport {
+            protocol: 132, tcp_flags, sport, dport
+        }),
         3 => any::<bool>().prop_map(|reply| What::Echo { reply }),
         1 => Just(What::Gre),
         1 => Just(What::Group),
@@ -235,7 +242,17 @@ impl Pair {
                 let (s, d) = ((from, sport), (to, dport));
                 let frame = match protocol {
                     6 => frames::tcp(s, d, tcp_flags),
-                    132 => frames::sctp(s, d),
+                    132 => frames::sctp(
+                        s,
+                        d,
+                        match tcp_flags {
+                            SYN => frames::SCTP_INIT,
+                            SYN_ACK => frames::SCTP_INIT_ACK,
+                            FIN => frames::SCTP_SHUTDOWN_ACK,
+                            RST => frames::SCTP_ABORT,
+                            _ => frames::SCTP_DATA,
+                        },
+                    ),
                     _ => frames::udp(s, d),
                 };
                 (frame, Meaning::Packet(Packet { src: s, dst: d, protocol, tcp_flags }))

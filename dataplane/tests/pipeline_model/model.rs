@@ -23,6 +23,7 @@ struct Heard {
     any: bool,
     fin: bool,
     rst: bool,
+    ack: bool,
 }
 
 /// A flow in the model, from the view of who opened it.
@@ -48,16 +49,18 @@ impl Known {
     }
 
     fn lifetime(&self) -> u64 {
-        let answered = self.from_server.any;
+        let handshake = matches!(self.protocol, 6 | 132);
+        let answered = self.from_server.any && (!handshake || self.from_client.ack);
         let either = |bit: fn(&Heard) -> bool| bit(&self.from_client) || bit(&self.from_server);
         match self.protocol {
             6 if self.cut => 3600,
-            6 if either(|h| h.rst) => 10,
-            6 if either(|h| h.fin) => 30,
+            132 if self.cut => 210,
+            6 | 132 if either(|h| h.rst) => 10,
+            6 | 132 if either(|h| h.fin) => 30,
             6 if answered => 3600,
             6 => 20,
             1 | 58 => 10,
-            132 if answered || self.cut => 210,
+            132 if answered => 210,
             _ if answered || self.cut => 120,
             _ => 30,
         }
@@ -69,6 +72,7 @@ impl Known {
         heard.any = true;
         heard.rst = p.tcp_flags & RST != 0;
         heard.fin |= p.tcp_flags & FIN != 0;
+        heard.ack |= p.tcp_flags & ACK != 0;
         self.last = now;
     }
 }
@@ -208,7 +212,7 @@ impl Model {
         }
         let (src, dst) = (self.device(p.src.0)?, self.device(p.dst.0)?);
         let covers = direction == Direction::FromPod && src != 0 && dst != 0;
-        let syn = p.protocol == 6 && p.tcp_flags & (SYN | ACK) == SYN;
+        let syn = matches!(p.protocol, 6 | 132) && p.tcp_flags & (SYN | ACK) == SYN;
         let known = self.find(p, src, dst).filter(|&at| {
             let flow = &self.flows[at];
             let over = [&flow.from_client, &flow.from_server].iter().any(|h| h.fin || h.rst);
@@ -262,6 +266,11 @@ impl Model {
         let back = Packet { src: about.dst, dst: about.src, ..*about };
         let (src, dst) = (self.device(back.src.0)?, self.device(back.dst.0)?);
         let at = self.find(&back, src, dst).ok_or(Reason::IcmpUnrelated)?;
+        let flow = &self.flows[at];
+        let sent = if flow.client == about.src { flow.from_client } else { flow.from_server };
+        if !sent.any {
+            return Err(Reason::IcmpUnrelated);
+        }
         if !self.bring_up_to_date(at, &back, src, dst) {
             return Err(Reason::IcmpUnrelated);
         }

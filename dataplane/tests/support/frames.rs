@@ -57,10 +57,30 @@ pub fn udp(src: (Address, u16), dst: (Address, u16)) -> Vec<u8> {
     ip(src.0, dst.0, 17, 0, &udp_header(src.1, dst.1, 0))
 }
 
-pub fn sctp(src: (Address, u16), dst: (Address, u16)) -> Vec<u8> {
-    let mut header = ports(src.1, dst.1);
-    header.extend_from_slice(&[0; 8]);
-    ip(src.0, dst.0, 132, 0, &header)
+pub const SCTP_DATA: u8 = 0;
+pub const SCTP_INIT: u8 = 1;
+pub const SCTP_INIT_ACK: u8 = 2;
+pub const SCTP_ABORT: u8 = 6;
+pub const SCTP_SHUTDOWN: u8 = 7;
+pub const SCTP_SHUTDOWN_ACK: u8 = 8;
+pub const SCTP_COOKIE_ECHO: u8 = 10;
+pub const SCTP_COOKIE_ACK: u8 = 11;
+pub const SCTP_SHUTDOWN_COMPLETE: u8 = 14;
+
+/// A packet with one chunk of this type, 20 bytes long.
+pub fn sctp(src: (Address, u16), dst: (Address, u16), chunk: u8) -> Vec<u8> {
+    sctp_of(src, dst, &[chunk])
+}
+
+/// A packet with these chunks, 20 bytes each.
+pub fn sctp_of(src: (Address, u16), dst: (Address, u16), chunks: &[u8]) -> Vec<u8> {
+    let mut packet = ports(src.1, dst.1);
+    packet.extend_from_slice(&[0; 8]);
+    for chunk in chunks {
+        packet.extend_from_slice(&[*chunk, 0, 0, 20]);
+        packet.extend_from_slice(&[7; 16]);
+    }
+    ip(src.0, dst.0, 132, 0, &packet)
 }
 
 pub fn icmp_of(address: Address) -> u8 {

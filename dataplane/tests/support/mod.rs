@@ -13,7 +13,7 @@ use weir_table::addr::Address;
 use weir_table::addrmap::AddressMapWriter;
 use weir_table::classify::Classifier;
 use weir_table::counters::{self, Counter, CounterBlock, Counters, Reason};
-use weir_table::flow::{FlowTable, HashKey, VerdictCache, layout};
+use weir_table::flow::{FlowTable, HashKey, QUOTA_WORDS, Quota, VerdictCache, layout};
 use weir_table::mem::SharedWords;
 use weir_table::policy::{
     ClassId, ClassInfo, PolicyImage, PolicyInfo, PolicyKind, PolicyTable, Program, ProgramId,
@@ -200,11 +200,22 @@ impl Tables {
 
     /// A flow table of so many entries a family.
     pub fn sized(entries: usize) -> Self {
+        Self::limited(entries, u64::MAX)
+    }
+
+    /// The same, with a limit to the flows of each pod.
+    pub fn limited(entries: usize, flows_per_pod: u64) -> Self {
         let key = HashKey::from_bytes(&std::array::from_fn(|i| (i as u8).wrapping_mul(29) ^ 0x33));
+        Self::with_key(entries, flows_per_pod, key)
+    }
+
+    /// The same under a key of one's own.
+    pub fn with_key(entries: usize, flows_per_pod: u64, key: HashKey) -> Self {
+        let quota = Quota::new(SharedWords::heap(QUOTA_WORDS), flows_per_pod);
         let v4 = |entries| SharedWords::heap(layout::v4_words(entries));
         let v6 = |entries| SharedWords::heap(layout::v6_words(entries));
         Self {
-            flows: FlowTable::new(v4(entries), v6(entries), key.clone()).unwrap(),
+            flows: FlowTable::new(v4(entries), v6(entries), key.clone()).unwrap().with_quota(quota),
             stamps: Stamps::new(SharedWords::heap(1 << 12), key.clone()).unwrap(),
             verdicts: VerdictCache::new(v4(256), v6(256), key).unwrap(),
         }

@@ -23,7 +23,7 @@ pub struct Node {
 }
 
 /// What the pipeline did with a packet.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Did {
     /// Passed this hook.
     Pass,

@@ -36,6 +36,7 @@ pub const FIXED: Fixed = Fixed {
     offload: true,
     punt_limit: None,
     flows: Sizes { flows4: FLOWS as u32, flows6: FLOWS as u32 },
+    flows_per_pod: u64::MAX,
 };
 
 /// Entries of either family's flow table: what a map has unless it is told otherwise.
@@ -102,6 +103,15 @@ impl Kernel {
         })
     }
 
+    /// How long, in ticks, the hooks let a flow be silent of which this is known: protocol,
+    /// what was seen from either side, whether side hi opened it, whether it is cut.
+    pub fn flow_timeout(&self, about: [u8; 5]) -> u64 {
+        let mut frame = vec![0; 64];
+        frame[14..19].copy_from_slice(&about);
+        self.run("flow_timeout_of", &frame);
+        self.reading.words()[0].load(Ordering::Relaxed)
+    }
+
     pub fn read(&self, frame: &[u8]) -> Option<Reading> {
         self.run("tuple_read", frame)
     }
@@ -127,7 +137,10 @@ impl Kernel {
         let protocol = u64::from(t.protocol) << 32;
         let echo = packet.transport == Transport::IcmpEcho;
         let dport = if echo { 0 } else { u64::from(t.dport) };
-        let tcp_flags = if let Transport::Tcp(flags) = packet.transport { flags.0 } else { 0 };
+        let tcp_flags = match packet.transport {
+            Transport::Tcp(flags) | Transport::Sctp(flags) => flags.0,
+            _ => 0,
+        };
         let verdict_key = words(t.src, t.dst, dport << 16 | protocol);
         let used = if t.src.is_v4() { 2 } else { 5 };
         Reading {

@@ -81,7 +81,13 @@ pub fn plain(dice: &mut Dice) -> Vec<u8> {
             tcp.write(&mut out, &payload).unwrap();
         }
         3 => start().udp(sport, dport).write(&mut out, &payload).unwrap(),
-        4 => out = frames::sctp((src, sport), (dst, dport)),
+        4 => {
+            let first = dice.below(16) as u8;
+            // An INIT is alone; others may be bundled.
+            let behind = if first == frames::SCTP_INIT { 0 } else { dice.below(3) };
+            let chunks = [&[first][..], &vec![frames::SCTP_INIT; behind]].concat();
+            out = frames::sctp_of((src, sport), (dst, dport), &chunks);
+        }
         5 => {
             let mut header = frames::udp_header(sport, dport, 0);
             // Checksum coverage: all, or the header.

@@ -9,7 +9,8 @@
 //!
 //! - where etherparse reads a packet that the worker's parser takes, it reads the same;
 //! - what a hook passes alone, the pipeline passes; what the parser refuses, nobody passes;
-//!   each frame is counted once.
+//!   each frame is counted once;
+//! - whatever was seen of a flow, both forget it at the same time.
 //!
 //! Needs root. Without it the tests say "skipped: needs root" and pass, unless
 //! `WEIR_REQUIRE_E2E=1`. The kernel runs the parser on the spot (BPF_PROG_TEST_RUN), on real
@@ -27,6 +28,7 @@ mod node;
 mod reference;
 #[path = "../support/mod.rs"]
 mod support;
+mod timeouts;
 
 use std::collections::BTreeMap;
 

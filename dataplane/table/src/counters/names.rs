@@ -161,5 +161,7 @@ named! {
         FragmentsHeld = "fragments_held",
         /// Of those, the ones that went on after it.
         FragmentsReleased = "fragments_released",
+        /// Flows that were not entered, since their pod had as many as it may.
+        FlowQuota = "flow_quota",
     }
 }

@@ -70,6 +70,9 @@ pub const STATE_MASK: u64 = abi::FLOW_STATE_MASK as u64;
 pub const FLAG_HI: u64 = abi::FLOW_FLAG_HI as u64;
 /// Mask of the flags in ctl.
 pub const FLAGS_MASK: u64 = abi::FLOW_FLAGS_MASK as u64;
+/// Position in ctl of the pod to whose account a flow is: the low bits of its device, 0 for
+/// nobody's. See [`super::Quota`].
+pub const POD_SHIFT: u32 = abi::FLOW_POD_SHIFT;
 /// Position of the version in ctl.
 pub const VERSION_SHIFT: u32 = abi::FLOW_VERSION_SHIFT;
 

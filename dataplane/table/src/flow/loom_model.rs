@@ -267,6 +267,78 @@ fn loom_a_late_count_costs_the_next_flow_a_detour_at_most() {
     });
 }
 
+/// The same table with an account for each of two pods: odd and even devices.
+fn counted(limit: u64) -> Arc<FlowTable<Arc<Vec<AtomicU64>>>> {
+    let key = HashKey::from_bytes(&[3; HashKey::BYTES]);
+    let v4 = Arc::new(heap_words(layout::v4_words(layout::BUCKET)));
+    let v6 = Arc::new(heap_words(layout::v6_words(layout::BUCKET)));
+    let quota = Quota::new(Arc::new(heap_words(2)), limit);
+    Arc::new(FlowTable::new(v4, v6, key).unwrap().with_quota(quota))
+}
+
+/// At rest every account is what the pod's flows are.
+fn assert_counted(table: &Table) {
+    for pod in [1, 2] {
+        let of_pod = |flow: &Flow| flow.ifindex[flow.initiator.index()] % 2 == pod % 2;
+        let flows = table.iter().filter(of_pod).count() as u64;
+        assert_eq!(table.quota().unwrap().flows_of(pod), flows, "pod {pod}");
+    }
+}
+
+#[test]
+fn loom_accounts_are_the_flows_whoever_frees_them() {
+    model(|| {
+        let table = counted(9);
+        let first = insert(&table, 1);
+        insert(&table, 2);
+        let other = {
+            let table = table.clone();
+            thread::spawn(move || {
+                table.delete(first);
+            })
+        };
+        // Evicts one of the two, perhaps the one that the other deletes.
+        insert(&table, 3);
+        other.join().unwrap();
+        assert_counted(&table);
+    });
+}
+
+#[test]
+fn loom_a_double_is_taken_off_the_account() {
+    model(|| {
+        let table = counted(9);
+        let other = {
+            let table = table.clone();
+            thread::spawn(move || {
+                insert(&table, 1);
+            })
+        };
+        insert(&table, 1);
+        other.join().unwrap();
+        assert_counted(&table);
+    });
+}
+
+#[test]
+fn loom_no_race_gives_a_pod_more_flows_than_it_may_have() {
+    model(|| {
+        let table = counted(1);
+        let enter = |table: &Table, n: u8| {
+            let (key, _) = key(n);
+            table.insert(&key, table.hash(&key), &new_flow(n), Tick(n.into())).is_ok()
+        };
+        let other = {
+            let table = table.clone();
+            thread::spawn(move || enter(&table, 3))
+        };
+        enter(&table, 1);
+        other.join().unwrap();
+        assert!(table.iter().count() <= 1);
+        assert_counted(&table);
+    });
+}
+
 /// A cache of one bucket, and stamps that hold for good.
 fn cache() -> Arc<(VerdictCache<Vec<AtomicU64>>, Stamps<Vec<AtomicU64>>)> {
     let key = HashKey::from_bytes(&[3; HashKey::BYTES]);

@@ -17,7 +17,7 @@
 //! | `verdicts.rs` | the verdict cache: the same entries, keyed by who asks for what |
 //!
 //! The table has a fixed size and no chains: a key may stand in one of four slots. Where
-//! all four are taken, flows that yield ([`FlowState::yields`]) or whose time is over
+//! all four are taken, flows that yield ([`Flow::yields`]) or whose time is over
 //! make room; if none does, [`FlowTable::insert`] says so and the caller judges packet by
 //! packet. Time is passed in, never read.
 #![forbid(unsafe_code)]
@@ -28,15 +28,17 @@ pub mod layout;
 mod loom_model;
 #[cfg(all(test, not(loom)))]
 mod model;
+mod quota;
 mod region;
 mod state;
 mod table;
 mod verdicts;
 
 pub use key::{FlowHash, FlowKey, HashKey, Side};
+pub use quota::{QUOTA_WORDS, Quota};
 pub use region::{Counts, InChange};
 pub use state::{FlowState, Seen, Tick, timeout};
 pub use table::{
-    ExpiryCursor, Flow, FlowRef, FlowTable, FlowTableError, FlowView, Inserted, NewFlow, TableFull,
+    ExpiryCursor, Flow, FlowRef, FlowTable, FlowTableError, FlowView, Inserted, NewFlow, NoRoom,
 };
 pub use verdicts::{CachedVerdict, VerdictCache, VerdictKey};

@@ -81,6 +81,170 @@ fn find(table: &Table, key: &FlowKey) -> Option<(FlowRef, Flow)> {
     table.lookup(key, table.hash(key)).unwrap()
 }
 
+/// A flow of one of four pods, some of which face an address that is off the node.
+fn of_pod(initiator: Side, own: u32, other: u32) -> NewFlow {
+    let mut ifindex = [0; 2];
+    ifindex[initiator.index()] = own;
+    ifindex[initiator.other().index()] = other;
+    NewFlow { ifindex, ..new_flow(initiator, 0, 0) }
+}
+
+/// To whose account a flow is: its initiator's, or the other pod's if that has none.
+fn payer(flow: &Flow) -> u32 {
+    let [own, other] =
+        [flow.initiator, flow.initiator.other()].map(|side| flow.ifindex[side.index()]);
+    if own != 0 { own } else { other }
+}
+
+proptest! {
+    #[test]
+    fn every_pod_has_the_flows_that_its_account_says_and_no_more_than_it_may(
+        steps in proptest::collection::vec(
+            (0..KEYS, 0..4u32, 1..4u32, 0..20u32, any::<bool>(), any::<bool>()), 1..200,
+        ),
+        limit in 1..8u64,
+    ) {
+        let words = heap_words(8);
+        let table = table(16, 16).with_quota(Quota::new(words, limit));
+        let mut now = Tick(1000);
+        let mut payers: HashMap<FlowKey, u32> = HashMap::new();
+        for (number, own, other, wait, answered, gone) in steps {
+            let (key, sender) = key_number(number);
+            let quota = table.quota().unwrap();
+            if gone {
+                if let Some((flow, _)) = find(&table, &key) {
+                    prop_assert!(table.delete(flow));
+                    prop_assert!(!table.delete(flow), "and off the account once");
+                }
+            } else {
+                let new = of_pod(sender, own, other);
+                let payer = if own != 0 { own } else { other };
+                match table.insert(&key, table.hash(&key), &new, now) {
+                    Ok(inserted) => {
+                        payers.insert(key, payer);
+                        if answered {
+                            // A new verdict with other devices: the account stays.
+                            table.touch(inserted.flow, sender.other(), 0x10, now);
+                            table.rejudge(inserted.flow, false, [0; 2], [9, 9]);
+                        }
+                    }
+                    Err(NoRoom::Pod) => prop_assert_eq!(quota.flows_of(payer), limit),
+                    Err(NoRoom::Table) => {}
+                }
+            }
+            now = now.plus(Tick::in_seconds(wait));
+            if wait == 7 {
+                table.expire(&mut ExpiryCursor::new(0, 1), now, 64);
+            }
+            for pod in 1..4 {
+                let flows = table.iter().filter(|flow| payers[&flow.key] == pod).count() as u64;
+                prop_assert_eq!(quota.flows_of(pod), flows, "pod {}", pod);
+                prop_assert!(flows <= limit);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pod_at_its_limit_gets_a_slot_only_for_one_of_its_own() {
+    let words = heap_words(64);
+    let table = table(1024, 1024).with_quota(Quota::new(words, 100));
+    let enter = |n: u16, pod: u32, now: u32| {
+        let (key, sender) = key(false, pod as u8, n, 17);
+        let new = of_pod(sender, pod, 0);
+        (key, sender, table.insert(&key, table.hash(&key), &new, Tick(now)))
+    };
+    let flows_of = |pod: u32| table.iter().filter(|flow| payer(flow) == pod).count();
+    for n in 0..100 {
+        assert!(enter(n, 2, 1).2.is_ok());
+    }
+    // One after another; none of them answered, so the oldest it finds gives way.
+    let (mut entered, mut evicted) = (0, 0);
+    for n in 0..3000 {
+        if let (_, _, Ok(inserted)) = enter(n, 1, n.into()) {
+            entered += 1;
+            evicted += usize::from(inserted.evicted);
+        }
+        assert!(flows_of(1) <= 100);
+    }
+    assert!(evicted > 2000, "{evicted} of {entered}");
+    assert!(flows_of(1) > 90, "{}", flows_of(1));
+    assert_eq!(flows_of(2), 100, "nobody else's went");
+    // Answered ones do not give way.
+    for (flow, state) in table.entries().filter(|(_, flow)| payer(flow) == 1) {
+        table.touch(flow, state.initiator.other(), 0, Tick(3000));
+    }
+    let mut n = 3000;
+    while flows_of(1) < 100 {
+        let (key, sender, _) = enter(n, 1, 3000);
+        if let Some((flow, _)) = find(&table, &key) {
+            table.touch(flow, sender.other(), 0, Tick(3000));
+        }
+        n += 1;
+    }
+    for n in n..4000 {
+        assert_eq!(enter(n, 1, 3000).2, Err(NoRoom::Pod));
+    }
+    assert!(enter(4000, 2, 3000).2.is_ok(), "another pod's oldest goes for its own");
+    assert!(enter(4000, 3, 3000).2.is_ok());
+    // Until they are over, whether or not expiry has come by.
+    let (key, _, _) = enter(5000, 1, 3000 + Tick::in_seconds(121));
+    assert!(find(&table, &key).is_some());
+    // The account is the same after a restart, also if a writer has died with a reservation.
+    let before = [1, 2, 3].map(|pod| table.quota().unwrap().flows_of(pod));
+    table.recount();
+    assert_eq!([1, 2, 3].map(|pod| table.quota().unwrap().flows_of(pod)), before);
+}
+
+#[test]
+fn what_gives_way_and_what_never_does() {
+    use layout::{SEEN_ACK, SEEN_FIN, SEEN_RST, SEEN_SYN};
+    let (syn, ack) = (SEEN_SYN, SEEN_ACK);
+    let opened = [(true, syn), (false, syn | ack), (true, ack)];
+    // What is sent (by the initiator?, TCP's flags), and whether it yields.
+    let cases = [
+        ("a SYN", 6, vec![(true, syn)], true),
+        ("a SYN and its answer", 6, opened[..2].to_vec(), true),
+        ("a refused SYN", 6, vec![(true, syn), (false, SEEN_RST | ack)], true),
+        ("a connection", 6, opened.to_vec(), false),
+        ("a finished one", 6, [&opened[..], &[(true, SEEN_FIN | ack)]].concat(), false),
+        ("a reset one", 6, [&opened[..], &[(false, SEEN_RST)]].concat(), false),
+        ("an INIT and its answer", 132, opened[..2].to_vec(), true),
+        ("an association", 132, opened.to_vec(), false),
+        ("a question", 17, vec![(true, 0)], true),
+        ("question and answer", 17, vec![(true, 0), (false, 0)], false),
+        ("a ping", 1, vec![(true, 0), (false, 0)], true),
+    ];
+    for (what, protocol, packets, yields) in cases {
+        let table = table(2, 2);
+        let (first, sender) = key(false, 1, 1, protocol);
+        let new = new_flow(sender, packets[0].1, 0);
+        let entered = table.insert(&first, table.hash(&first), &new, Tick(5)).unwrap().flow;
+        for (from_opener, flags) in &packets[1..] {
+            let side = if *from_opener { sender } else { sender.other() };
+            table.touch(entered, side, *flags, Tick(5));
+        }
+        // One bucket: the third key needs one of the others' slots. The second is younger,
+        // and does not yield.
+        let (second, _) = key(false, 2, 1, 17);
+        let young = table.insert(&second, table.hash(&second), &new_flow(Side::Lo, 0, 0), Tick(6));
+        table.touch(young.unwrap().flow, Side::Hi, 0, Tick(6));
+        let (third, _) = key(false, 3, 1, 17);
+        let placed = table.insert(&third, table.hash(&third), &new_flow(Side::Lo, 0, 0), Tick(7));
+        assert_eq!(placed.is_ok(), yields, "{what}");
+        assert_eq!(find(&table, &first).is_none(), yields, "{what}");
+        let flow = table.entries().find(|(_, flow)| flow.key == first);
+        if let Some((name, _)) = flow {
+            // Not even if it is cut; but once it is over.
+            table.rejudge(name, true, [0; 2], [7, 9]).unwrap();
+            let again =
+                |now| table.insert(&third, table.hash(&third), &new_flow(Side::Lo, 0, 0), now);
+            assert!(again(Tick(8)).is_err(), "{what}, cut");
+            assert!(again(Tick(8 + Tick::in_seconds(3601))).is_ok(), "{what}, over");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -106,7 +270,7 @@ proptest! {
                             prop_assert_eq!(gone.len(), usize::from(inserted.evicted));
                             for gone in gone {
                                 let flow = model.remove(&gone).unwrap();
-                                prop_assert!(flow.is_expired(now) || flow.state().yields());
+                                prop_assert!(flow.is_expired(now) || flow.yields());
                             }
                             let seen = Seen::default().with(initiator, flags);
                             model.insert(key, Flow {
@@ -114,10 +278,10 @@ proptest! {
                                 ifindex: [7, 9], stamps: [stamp, !stamp], counts: Counts::default(),
                             });
                         }
-                        Err(TableFull) => {
+                        Err(NoRoom::Table | NoRoom::Pod) => {
                             prop_assert!(!replaced);
                             let stubborn = model.values()
-                                .filter(|f| !f.is_expired(now) && !f.state().yields());
+                                .filter(|f| !f.is_expired(now) && !f.yields());
                             prop_assert!(stubborn.count() >= 2 * layout::BUCKET);
                         }
                     }
@@ -181,6 +345,7 @@ fn a_flood_of_new_flows_never_displaces_an_established_one() {
     let hash = table.hash(&kept);
     let flow = table.insert(&kept, hash, &new_flow(client, 0x02, 1), Tick(0)).unwrap().flow;
     assert!(table.touch(flow, client.other(), 0x12, Tick(0)));
+    assert!(table.touch(flow, client, 0x10, Tick(0)));
     let (cut, cut_client) = key(false, 2, 40_000, 6);
     let cut_ref =
         table.insert(&cut, table.hash(&cut), &new_flow(cut_client, 0x02, 1), Tick(0)).unwrap().flow;
@@ -191,7 +356,7 @@ fn a_flood_of_new_flows_never_displaces_an_established_one() {
         let (key, sender) = key(false, 3, port, 6);
         match table.insert(&key, table.hash(&key), &new_flow(sender, 0x02, 1), Tick(1)) {
             Ok(inserted) => evicted += usize::from(inserted.evicted),
-            Err(TableFull) => full += 1,
+            Err(NoRoom::Table | NoRoom::Pod) => full += 1,
         }
     }
     assert!(evicted > 9_000, "the flood evicts itself: {evicted}");
@@ -210,7 +375,7 @@ fn a_table_full_of_established_flows_says_so() {
             Ok(inserted) => {
                 assert!(table.touch(inserted.flow, sender.other(), 0, Tick(1)));
             }
-            Err(TableFull) => full += 1,
+            Err(NoRoom::Table | NoRoom::Pod) => full += 1,
         }
     }
     assert_eq!(full, 16);

@@ -28,9 +28,10 @@
 use super::key::{FlowHash, Side};
 use super::layout::{
     AUX_AFTER_KEY, AUX_SEEN_HI_SHIFT, AUX_SEEN_LO_SHIFT, AUX_VERSION_SHIFT, BUCKET,
-    COUNTS_AFTER_KEY, CTL, FLAG_HI, IFINDEX_AFTER_KEY, KEY, STAMPS_AFTER_KEY, STATE_ALLOWED,
-    STATE_BUSY, STATE_DENIED, STATE_FREE, STATE_MASK, VERSION_SHIFT,
+    COUNTS_AFTER_KEY, CTL, FLAG_HI, IFINDEX_AFTER_KEY, KEY, POD_SHIFT, STAMPS_AFTER_KEY,
+    STATE_ALLOWED, STATE_BUSY, STATE_DENIED, STATE_FREE, STATE_MASK, VERSION_SHIFT,
 };
+use super::quota::Pod;
 use super::state::{Seen, Tick};
 use crate::mem::Words;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -63,13 +64,13 @@ const MAX_CANDIDATES: usize = 2 * BUCKET;
 struct Ctl(u64);
 
 impl Ctl {
-    const fn new(version: u32, denied: bool, initiator: Side) -> Self {
+    const fn new(version: u32, denied: bool, initiator: Side, pod: Pod) -> Self {
         let state = if denied { STATE_DENIED } else { STATE_ALLOWED };
         let flags = match initiator {
             Side::Lo => 0,
             Side::Hi => FLAG_HI,
         };
-        Self((version as u64) << VERSION_SHIFT | flags | state)
+        Self((version as u64) << VERSION_SHIFT | (pod.0 as u64) << POD_SHIFT | flags | state)
     }
 
     const fn marked(version: u32, state: u64) -> Self {
@@ -79,6 +80,11 @@ impl Ctl {
     #[allow(clippy::cast_possible_truncation)] // the shift leaves 32 bits
     const fn version(self) -> u32 {
         (self.0 >> VERSION_SHIFT) as u32
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // 16 bits of the word
+    const fn pod(self) -> Pod {
+        Pod((self.0 >> POD_SHIFT) as u16)
     }
 
     const fn is_live(self) -> bool {
@@ -197,6 +203,8 @@ pub(super) struct Record {
     pub ifindex: [u32; 2],
     pub stamps: [u64; 2],
     pub counts: Counts,
+    /// To whose account it is.
+    pub pod: Pod,
 }
 
 /// Words that were read together.
@@ -337,6 +345,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
                 ifindex: [u32::from_be_bytes([e, f, g, h]), u32::from_be_bytes([a, b, c, d])],
                 stamps,
                 counts,
+                pod: ctl.pod(),
             },
         })
     }
@@ -393,37 +402,38 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         let [stamp_lo, stamp_hi] = record.stamps;
         store(after + STAMPS_AFTER_KEY, stamp_lo);
         store(after + STAMPS_AFTER_KEY + 1, stamp_hi);
-        let live = Ctl::new(version, record.denied, record.initiator);
+        let live = Ctl::new(version, record.denied, record.initiator, record.pod);
         slot[CTL].store(live.0, Ordering::Release);
         version
     }
 
-    /// Enters a key, which replaces a live entry of the same key. `victim` says of an
-    /// entry how gladly it is given up for the new one: `None` not at all, else the
-    /// largest number goes. `None` if there is no room.
+    /// Enters a key, whose present entry is gone ([`Region::remove`]). `victim` says of an
+    /// entry how gladly it is given up for the new one: `None` not at all, else the largest
+    /// number goes. `freed` hears of every entry that goes, whose account it was to; if that
+    /// is the new one itself, a double of it stays. `None` if there is no room.
     pub fn insert(
         &self,
         hash: FlowHash,
         key: &[u64; K],
         record: &Record,
         victim: impl Fn(&Snapshot<K>) -> Option<u32>,
+        freed: impl Fn(Pod),
     ) -> Option<Placed> {
-        if let Ok(Some(old)) = self.find(hash, key) {
-            self.delete(old.handle);
-        }
         let (index, busy, evicted) = (0..CLAIM_TRIES).find_map(|_| {
-            let free = self.claim_free(hash).map(|(index, busy)| (index, busy, false));
+            let free = self.claim_free(hash).map(|(index, busy)| (index, busy, None));
             free.or_else(|| {
-                self.claim_victim(hash, &victim).map(|(index, busy)| (index, busy, true))
+                let (index, busy, pod) = self.claim_victim(hash, &victim)?;
+                Some((index, busy, Some(pod)))
             })
         })?;
+        evicted.map(&freed);
         let slot = self.slot(index)?;
         for (i, word) in key.iter().enumerate() {
             slot[KEY + i].store(*word, Ordering::Relaxed);
         }
         let version = Self::publish(slot, busy, record);
-        let handle = self.settle(hash, key, Handle { slot: index, version });
-        Some(Placed { handle, evicted })
+        let handle = self.settle(hash, key, Handle { slot: index, version }, &freed);
+        Some(Placed { handle, evicted: evicted.is_some() })
     }
 
     /// Claims a free slot, in the emptier bucket first: two choices then fill evenly.
@@ -448,7 +458,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         &self,
         hash: FlowHash,
         victim: &impl Fn(&Snapshot<K>) -> Option<u32>,
-    ) -> Option<(usize, u32)> {
+    ) -> Option<(usize, u32, Pod)> {
         let (_, chosen) = self
             .candidates(hash)
             .filter_map(|index| self.read_slot(index))
@@ -456,23 +466,23 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
             .max_by_key(|&(gladness, _)| gladness)?;
         let slot = self.slot(chosen.handle.slot)?;
         let ctl = Self::live_ctl(slot, chosen.handle)?;
-        Some((chosen.handle.slot, Self::claim(slot, ctl)?))
+        Some((chosen.handle.slot, Self::claim(slot, ctl)?, ctl.pod()))
     }
 
     /// Removes the double that exists if another worker entered the same key at the same
     /// time: both look after both have published (the fence makes at least one of them
     /// see the other), and the lower slot stays.
-    fn settle(&self, hash: FlowHash, key: &[u64; K], mine: Handle) -> Handle {
+    fn settle(&self, hash: FlowHash, key: &[u64; K], mine: Handle, freed: &impl Fn(Pod)) -> Handle {
         fence(Ordering::SeqCst);
         for index in self.candidates(hash).filter(|&index| index != mine.slot) {
             let Some(other) = self.read_slot(index).filter(|other| other.key == *key) else {
                 continue;
             };
             if other.handle.slot < mine.slot {
-                self.delete(mine);
+                self.delete(mine).map(freed);
                 return other.handle;
             }
-            self.delete(other.handle);
+            self.delete(other.handle).map(freed);
         }
         mine
     }
@@ -503,6 +513,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
             ifindex: [u32::from_be_bytes([e, f, g, h]), u32::from_be_bytes([a, b, c, d])],
             stamps: [word(after + STAMPS_AFTER_KEY), word(after + STAMPS_AFTER_KEY + 1)],
             counts: Counts(word(after + COUNTS_AFTER_KEY)),
+            pod: ctl.pod(),
         };
         change(&mut record);
         // A touch that came in between would be lost, and with it perhaps a FIN.
@@ -563,12 +574,34 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         true
     }
 
-    /// Removes an entry. False if it was gone already.
-    pub fn delete(&self, handle: Handle) -> bool {
-        let Some(slot) = self.slot(handle.slot) else { return false };
-        let Some(ctl) = Self::live_ctl(slot, handle) else { return false };
+    /// Removes an entry; says whose account it was to, exactly once. `None` if it was gone
+    /// already.
+    pub fn delete(&self, handle: Handle) -> Option<Pod> {
+        let slot = self.slot(handle.slot)?;
+        let ctl = Self::live_ctl(slot, handle)?;
         let free = Ctl::marked(ctl.version().wrapping_add(1), STATE_FREE);
-        slot[CTL].compare_exchange(ctl.0, free.0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        slot[CTL].compare_exchange(ctl.0, free.0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        Some(ctl.pod())
+    }
+
+    /// Removes the entry of a key, if it is there and can be read.
+    pub fn remove(&self, hash: FlowHash, key: &[u64; K]) -> Option<Pod> {
+        let old = self.find(hash, key).ok()??;
+        self.delete(old.handle)
+    }
+
+    /// The live entries of `count` slots in a row, from one that follows from the hash; each
+    /// slot once.
+    pub fn sample(&self, hash: FlowHash, count: usize) -> impl Iterator<Item = Snapshot<K>> {
+        let first = self.buckets(hash).0 * BUCKET;
+        let slots = self.slots();
+        (first..first + count.min(slots)).filter_map(move |index| self.read_slot(index % slots))
+    }
+
+    /// To whose accounts the live entries are. Only while no writer runs.
+    pub fn pods(&self) -> impl Iterator<Item = Pod> {
+        let ctl = |index| Some(Ctl(self.slot(index)?[CTL].load(Ordering::Acquire)));
+        (0..self.slots()).filter_map(ctl).filter(|ctl| ctl.is_live()).map(Ctl::pod)
     }
 
     /// Frees slots that a writer claimed and never published. Only while no writer runs.

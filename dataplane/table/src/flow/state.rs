@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::key::Side;
-use super::layout::{SEEN_ANY, SEEN_FIN, SEEN_RST, SEEN_TCP_MASK, TICK_SHIFT};
+use super::layout::{SEEN_ACK, SEEN_ANY, SEEN_FIN, SEEN_RST, SEEN_TCP_MASK, TICK_SHIFT};
 
 /// Coarse monotonic time, in units of 2^26 ns (about 67 ms). Wraps after nine years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -63,7 +63,8 @@ impl Seen {
         self.from(side) & SEEN_ANY != 0
     }
 
-    /// This, after a packet from `side` with TCP's flag byte (0 for other protocols).
+    /// This, after a packet from `side` with TCP's flag byte, or what SCTP's first chunk would
+    /// be in TCP (0 for other protocols).
     ///
     /// A reset counts until its own sender sends something else: segments of the other
     /// side may still be in flight after an honest reset and prove nothing.
@@ -88,17 +89,19 @@ impl Seen {
 /// Where a flow stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FlowState {
-    /// TCP, only heard from its initiator so far.
+    /// TCP, before its initiator has acknowledged an answer: what answers every SYN does not
+    /// make a flood of them a table full of connections.
     Opening,
-    /// TCP, heard from both sides.
+    /// TCP, the handshake is over.
     Established,
-    /// TCP, one side has finished.
+    /// TCP or SCTP, one side has finished.
     Closing,
-    /// TCP, one side has reset it.
+    /// TCP or SCTP, one side has reset or aborted it.
     Reset,
-    /// UDP, SCTP and protocols without ports: nothing came back yet.
+    /// UDP and protocols without ports: nothing came back yet. SCTP: before its initiator has
+    /// gone on from an answer to its INIT.
     Unanswered,
-    /// The same, answered.
+    /// The same, afterwards.
     Answered,
     /// ICMP.
     Icmp,
@@ -128,7 +131,8 @@ pub mod timeout {
     pub const UNANSWERED: u32 = abi::TIMEOUT_UNANSWERED;
     /// UDP and the like once answered.
     pub const ANSWERED: u32 = abi::TIMEOUT_ANSWERED;
-    /// SCTP once answered: seven of its 30 s heartbeats (RFC 9260 section 16).
+    /// SCTP once set up: seven of its 30 s heartbeats (RFC 9260 section 16). It shares TCP's
+    /// times after an end.
     pub const SCTP_ANSWERED: u32 = abi::TIMEOUT_SCTP_ANSWERED;
     /// ICMP.
     pub const ICMP: u32 = abi::TIMEOUT_ICMP;
@@ -140,14 +144,17 @@ impl FlowState {
         if denied {
             return Self::Denied;
         }
-        let answered = seen.any_from(initiator.other());
+        let heard = seen.any_from(initiator.other());
+        let is_set_up = heard && seen.from(initiator) & SEEN_ACK != 0;
         match protocol {
-            TCP if seen.either(SEEN_RST) => Self::Reset,
-            TCP if seen.either(SEEN_FIN) => Self::Closing,
-            TCP if answered => Self::Established,
+            TCP | SCTP if seen.either(SEEN_RST) => Self::Reset,
+            TCP | SCTP if seen.either(SEEN_FIN) => Self::Closing,
+            TCP if is_set_up => Self::Established,
             TCP => Self::Opening,
             ICMP | ICMPV6 => Self::Icmp,
-            _ if answered => Self::Answered,
+            SCTP if is_set_up => Self::Answered,
+            SCTP => Self::Unanswered,
+            _ if heard => Self::Answered,
             _ => Self::Unanswered,
         }
     }
@@ -171,14 +178,6 @@ impl FlowState {
         Tick::in_seconds(seconds)
     }
 
-    /// True if the flow may make room for a new one in a full table: nothing would be
-    /// lost but a verdict that is easily had again. Never true for an established flow,
-    /// which a flood of new ones must not push out, nor for a cut one, whose entry is
-    /// what keeps it cut.
-    pub const fn yields(self) -> bool {
-        matches!(self, Self::Opening | Self::Unanswered | Self::Icmp | Self::Reset)
-    }
-
     /// The name in JSON and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -196,7 +195,7 @@ impl FlowState {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::layout::{SEEN_ACK, SEEN_SYN};
+    use super::super::layout::SEEN_SYN;
     use super::*;
 
     /// Replays (side, flags) and names the state after each packet.
@@ -228,7 +227,7 @@ mod tests {
                 (C, SEEN_ACK),
             ],
         );
-        assert_eq!(states, [Opening, Opening, Established, Established, Closing, Closing]);
+        assert_eq!(states, [Opening, Opening, Opening, Established, Closing, Closing]);
     }
 
     #[test]
@@ -238,7 +237,21 @@ mod tests {
             TCP,
             &[(C, SEEN_SYN), (S, SEEN_SYN | SEEN_ACK), (C, SEEN_RST), (S, SEEN_ACK), (C, SEEN_ACK)],
         );
-        assert_eq!(states, [Opening, Established, Reset, Reset, Established]);
+        assert_eq!(states, [Opening, Opening, Reset, Reset, Established]);
+    }
+
+    #[test]
+    fn an_association_from_init_to_shutdown_and_one_aborted() {
+        use FlowState::{Answered, Closing, Reset, Unanswered};
+        let opened = [(C, SEEN_SYN), (S, SEEN_SYN | SEEN_ACK), (C, SEEN_ACK), (S, SEEN_ACK)];
+        let up = [Unanswered, Unanswered, Answered, Answered];
+        assert_eq!(life(SCTP, &opened), up);
+        for (end, state) in [(SEEN_FIN, Closing), (SEEN_RST, Reset)] {
+            let packets = [&opened[..], &[(S, end), (C, end)]].concat();
+            assert_eq!(life(SCTP, &packets)[4..], [state, state]);
+        }
+        let refused = [(C, SEEN_SYN), (S, SEEN_RST), (S, SEEN_ACK)];
+        assert_eq!(life(SCTP, &refused)[1..], [Reset, Unanswered]);
     }
 
     #[test]
@@ -265,6 +278,10 @@ mod tests {
             (FlowState::Unanswered, 17, 30),
             (FlowState::Answered, 17, 120),
             (FlowState::Answered, SCTP, 210),
+            (FlowState::Unanswered, SCTP, 30),
+            (FlowState::Closing, SCTP, 30),
+            (FlowState::Reset, SCTP, 10),
+            (FlowState::Denied, SCTP, 210),
             (FlowState::Icmp, ICMPV6, 10),
             (FlowState::Denied, TCP, 3600),
             (FlowState::Denied, 17, 120),

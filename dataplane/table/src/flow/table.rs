@@ -2,7 +2,8 @@
 #![forbid(unsafe_code)]
 
 use super::key::{FlowHash, FlowKey, HashKey, Side};
-use super::layout::{BUCKET, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS};
+use super::layout::{BUCKET, SEEN_ACK, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS};
+use super::quota::{Pod, Quota};
 use super::region::{Counts, Handle, InChange, Record, Region, Snapshot};
 use super::state::{FlowState, Seen, Tick};
 use crate::addr::Address;
@@ -76,6 +77,22 @@ impl Flow {
         now.since(self.last_seen) > self.state().timeout(self.key.protocol())
     }
 
+    /// True if the flow may make room for a new one: nothing would be lost but a verdict that
+    /// is easily had again. Never true for an established flow, which a flood of new ones must
+    /// not push out, even if it was reset, which anybody may have forged; nor for a cut one,
+    /// whose entry is what keeps it cut. A refused connection, of which there was no more than
+    /// a question and a reset, yields.
+    pub const fn yields(&self) -> bool {
+        match self.state() {
+            FlowState::Opening | FlowState::Unanswered | FlowState::Icmp => true,
+            FlowState::Reset => self.seen.from(self.initiator) & SEEN_ACK == 0,
+            FlowState::Established
+            | FlowState::Closing
+            | FlowState::Answered
+            | FlowState::Denied => false,
+        }
+    }
+
     /// Address and port of the end that opened the connection.
     pub const fn source(&self) -> (Address, u16) {
         self.key.end(self.initiator)
@@ -112,10 +129,20 @@ pub struct Inserted {
     pub evicted: bool,
 }
 
-/// All slots of a key are taken by flows that do not yield.
+/// Why a flow was not entered. Its packets must be judged one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no room for the flow: raise --flows")]
-pub struct TableFull;
+pub enum NoRoom {
+    /// All slots of the key are taken by flows that do not yield.
+    #[error("no room for the flow: raise --flows")]
+    Table,
+    /// Its pod has as many flows as it may, and none was found that yields.
+    #[error("the pod has as many flows as it may: raise --flows-per-pod")]
+    Pod,
+}
+
+/// Slots that are looked at for a flow that its own pod can do without. A pod that has a
+/// quarter of the intended load has one in eight of the IPv4 slots.
+const OWN_SAMPLE: usize = 32;
 
 /// Where a walk of expiry stands. Several workers share the walk: each has a cursor of
 /// its own and takes its part of the slots.
@@ -133,6 +160,12 @@ impl ExpiryCursor {
         let worker = worker % workers;
         Self { worker, workers, next: worker }
     }
+
+    /// Slots of its part, rounded up.
+    pub fn slots<W: Words>(&self, table: &FlowTable<W>) -> usize {
+        let (v4, v6) = table.capacity();
+        (v4 + v6).div_ceil(self.workers)
+    }
 }
 
 /// The flow table, to be shared by all workers of a process.
@@ -141,6 +174,7 @@ pub struct FlowTable<W> {
     v4: V4<W>,
     v6: V6<W>,
     key: HashKey,
+    quota: Option<Quota<W>>,
 }
 
 pub(super) fn regions<W: Words>(v4: W, v6: W) -> Result<(V4<W>, V6<W>), FlowTableError> {
@@ -170,7 +204,37 @@ impl<W: Words> FlowTable<W> {
             }
         }
         let (v4, v6) = regions(v4, v6)?;
-        Ok(Self { v4, v6, key })
+        Ok(Self { v4, v6, key, quota: None })
+    }
+
+    /// The same, with a limit to the flows of each pod. Where the memory was written before,
+    /// [`FlowTable::recount`] comes next.
+    #[must_use]
+    pub fn with_quota(self, quota: Quota<W>) -> Self {
+        Self { quota: Some(quota), ..self }
+    }
+
+    /// The pods' accounts, if flows are counted.
+    pub const fn quota(&self) -> Option<&Quota<W>> {
+        self.quota.as_ref()
+    }
+
+    /// Counts every pod's flows anew. Only while nobody enters flows: at start, after
+    /// [`FlowTable::sweep`].
+    pub fn recount(&self) {
+        if let Some(quota) = &self.quota {
+            quota.recount(self.v4.pods().chain(self.v6.pods()));
+        }
+    }
+
+    fn reserve(&self, pod: Pod) -> bool {
+        self.quota.as_ref().is_none_or(|quota| quota.reserve(pod))
+    }
+
+    fn release(&self, pod: Pod) {
+        if let Some(quota) = &self.quota {
+            quota.release(pod);
+        }
     }
 
     /// Entries that the IPv4 and the IPv6 region can hold.
@@ -214,17 +278,19 @@ impl<W: Words> FlowTable<W> {
 
     /// Enters a flow whose first packet was seen `now`. Replaces an entry of the same
     /// key. In a full table an expired flow makes room, else the longest silent of those
-    /// that yield ([`FlowState::yields`]).
+    /// that yield ([`Flow::yields`]). A pod that has as many flows as it may gets a slot only
+    /// for one of its own that yields, if one is found in a few looks.
     ///
     /// # Errors
-    /// [`TableFull`]: the packet must be judged without an entry.
+    /// [`NoRoom`]: the packet must be judged without an entry.
     pub fn insert(
         &self,
         key: &FlowKey,
         hash: FlowHash,
         new: &NewFlow,
         now: Tick,
-    ) -> Result<Inserted, TableFull> {
+    ) -> Result<Inserted, NoRoom> {
+        let pod = Pod::of(new.initiator, new.ifindex);
         let record = Record {
             initiator: new.initiator,
             denied: false,
@@ -237,17 +303,56 @@ impl<W: Words> FlowTable<W> {
             } else {
                 Counts::default()
             },
+            pod,
         };
         let v6 = !key.is_v4();
-        let placed = if v6 {
-            let victim = |s: &Snapshot<V6_KEY_WORDS>| gladness(&from_v6(s).1, now);
-            self.v6.insert(hash, &key.to_v6_words(), &record, victim)
+        let replaced = if v6 {
+            self.v6.remove(hash, &key.to_v6_words())
         } else {
-            let victim = |s: &Snapshot<V4_KEY_WORDS>| gladness(&from_v4(s).1, now);
-            self.v4.insert(hash, &key.to_v4_words(), &record, victim)
+            self.v4.remove(hash, &key.to_v4_words())
         };
-        let placed = placed.ok_or(TableFull)?;
-        Ok(Inserted { flow: FlowRef { v6, handle: placed.handle }, evicted: placed.evicted })
+        if let Some(pod) = replaced {
+            self.release(pod);
+        }
+        let gave_way = !self.reserve(pod);
+        if gave_way && !(self.give_up_own(pod, hash, v6, now) && self.reserve(pod)) {
+            return Err(NoRoom::Pod);
+        }
+        // At its limit it takes nothing from others.
+        let may_displace = |owner| !gave_way || owner == pod;
+        let freed = |pod| self.release(pod);
+        let placed = if v6 {
+            let victim = |s: &Snapshot<V6_KEY_WORDS>| {
+                gladness(&from_v6(s).1, now).filter(|_| may_displace(s.record.pod))
+            };
+            self.v6.insert(hash, &key.to_v6_words(), &record, victim, freed)
+        } else {
+            let victim = |s: &Snapshot<V4_KEY_WORDS>| {
+                gladness(&from_v4(s).1, now).filter(|_| may_displace(s.record.pod))
+            };
+            self.v4.insert(hash, &key.to_v4_words(), &record, victim, freed)
+        };
+        let Some(placed) = placed else {
+            self.release(pod);
+            return Err(NoRoom::Table);
+        };
+        let evicted = placed.evicted || gave_way;
+        Ok(Inserted { flow: FlowRef { v6, handle: placed.handle }, evicted })
+    }
+
+    /// Forgets one flow of the pod that is over or yields, if there is one among a few slots,
+    /// first in the new flow's family. Of those that yield the longest silent goes.
+    fn give_up_own(&self, pod: Pod, hash: FlowHash, v6: bool, now: Tick) -> bool {
+        let in_v4 = || {
+            let all = self.v4.sample(hash, OWN_SAMPLE).filter(|s| s.record.pod == pod);
+            gladdest(all.map(|s| from_v4(&s)), now)
+        };
+        let in_v6 = || {
+            let all = self.v6.sample(hash, OWN_SAMPLE).filter(|s| s.record.pod == pod);
+            gladdest(all.map(|s| from_v6(&s)), now)
+        };
+        let found = if v6 { in_v6().or_else(in_v4) } else { in_v4().or_else(in_v6) };
+        found.is_some_and(|flow| self.delete(flow))
     }
 
     /// Notes a packet that `side` sent. Costs no store unless the tick or the flags seen
@@ -292,7 +397,8 @@ impl<W: Words> FlowTable<W> {
 
     /// Forgets a flow. False if it was gone already.
     pub fn delete(&self, flow: FlowRef) -> bool {
-        if flow.v6 { self.v6.delete(flow.handle) } else { self.v4.delete(flow.handle) }
+        let freed = if flow.v6 { self.v6.delete(flow.handle) } else { self.v4.delete(flow.handle) };
+        freed.map(|pod| self.release(pod)).is_some()
     }
 
     /// Looks at the next `budget` slots of the cursor's part and forgets flows whose time
@@ -365,7 +471,13 @@ fn gladness(flow: &Flow, now: Tick) -> Option<u32> {
     if flow.is_expired(now) {
         return Some(u32::MAX);
     }
-    flow.state().yields().then(|| now.since(flow.last_seen))
+    flow.yields().then(|| now.since(flow.last_seen))
+}
+
+/// The flow that makes room most gladly, if any does.
+fn gladdest(flows: impl Iterator<Item = (FlowRef, Flow)>, now: Tick) -> Option<FlowRef> {
+    let willing = flows.filter_map(|(name, flow)| Some((gladness(&flow, now)?, name)));
+    willing.max_by_key(|&(gladness, _)| gladness).map(|(_, name)| name)
 }
 
 fn walk<W: Words>(v4: &V4<W>, v6: &V6<W>) -> impl Iterator<Item = (FlowRef, Flow)> {
@@ -389,6 +501,6 @@ fn from_v6(s: &Snapshot<V6_KEY_WORDS>) -> (FlowRef, Flow) {
 }
 
 fn flow(key: FlowKey, record: &Record) -> Flow {
-    let &Record { initiator, denied, seen, last_seen, ifindex, stamps, counts } = record;
+    let &Record { initiator, denied, seen, last_seen, ifindex, stamps, counts, .. } = record;
     Flow { key, initiator, denied, seen, last_seen, ifindex, stamps, counts }
 }

@@ -19,6 +19,7 @@ use super::key::{FlowHash, HashKey, Side};
 use super::layout::{
     PORT_HI_SHIFT, PROTOCOL_SHIFT, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS,
 };
+use super::quota::Pod;
 use super::region::{Counts, Record, Region, Snapshot};
 use super::state::{Seen, Tick};
 use super::table::FlowTableError;
@@ -101,6 +102,7 @@ impl<W: Words> VerdictCache<W> {
             ifindex: verdict.ifindex,
             stamps: verdict.stamps,
             counts: Counts::default(),
+            pod: Pod::NONE,
         };
         match key.to_v4_words() {
             Some(words) => insert(&self.v4, self.key.hash_words(words), &words, &record, stamps),
@@ -148,7 +150,8 @@ fn insert<W: Words, S: Words, const K: usize, const E: usize>(
             (!record.denied).then_some(age)
         }
     };
-    region.insert(hash, key, record, victim).is_some()
+    region.remove(hash, key);
+    region.insert(hash, key, record, victim, |_| {}).is_some()
 }
 
 #[cfg(all(test, not(loom)))]

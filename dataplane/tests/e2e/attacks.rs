@@ -1,0 +1,240 @@
+//! Attacks in which the hooks take part: a table that is flooded full, a flood of denied
+//! packets, forged ICMP errors. What is counted is asserted; what others get meanwhile too.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
+
+use crate::lab::{Cni, Family, Lab};
+use crate::node::{count, example, growth, node, settled};
+use crate::probe::{TCP_PORT, connect, echoes};
+use crate::stream::Stream;
+use crate::turn;
+use crate::weir::Weir;
+use crate::wire::{Wire, packet};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+/// `--flows`, and a pod's quarter.
+const FLOWS: usize = 1024;
+const PER_POD: usize = FLOWS / 4;
+/// SYNs a second: enough to fill the table ten times a second, little enough that the test
+/// is about the table and not about processors.
+const SYNS_A_SECOND: u32 = 10_000;
+
+/// A raw socket of a place, for TCP headers of our own.
+fn raw_tcp(lab: &Lab, place: &str) -> OwnedFd {
+    lab.within(place, || socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::TCP)).unwrap())
+}
+
+/// A SYN with its checksum, behind an IPv4 header that the kernel writes.
+fn syn(from: IpAddr, to: IpAddr, sport: u16, dport: u16) -> Vec<u8> {
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (from, to) else { unreachable!("IPv4") };
+    let mut header = etherparse::TcpHeader::new(sport, dport, 7, 64_000);
+    header.syn = true;
+    header.checksum = header.calc_checksum_ipv4_raw(from.octets(), to.octets(), &[]).unwrap();
+    header.to_bytes().to_vec()
+}
+
+/// Calls `send(n)` at a steady rate until told to stop; how often.
+fn paced(rate: u32, stop: &AtomicBool, mut send: impl FnMut(u32)) -> u32 {
+    let started = Instant::now();
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        while f64::from(sent) < started.elapsed().as_secs_f64() * f64::from(rate) {
+            send(sent);
+            sent += 1;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    sent
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs `flood` on a thread of its own while `meanwhile` happens.
+fn under<T>(
+    flood: impl FnOnce(&AtomicBool) -> u32 + Send,
+    meanwhile: impl FnOnce() -> T,
+) -> (u32, T) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood(&stop));
+        let result = {
+            let _stop = StopOnDrop(&stop);
+            thread::sleep(Duration::from_secs(1));
+            meanwhile()
+        };
+        (flooding.join().unwrap(), result)
+    })
+}
+
+#[test]
+fn a_syn_flood_takes_no_more_of_the_table_than_its_pods_share() {
+    let Some(_turn) = turn() else { return };
+    for offload in ["on", "off"] {
+        let (lab, folder) = node(Cni::Bridge);
+        let flows = FLOWS.to_string();
+        let options = ["--workers", "1", "--flows", &flows, "--offload", offload];
+        let mut weir = Weir::start(&lab, folder, &options);
+        // Nobody may open anything to `curl`: the answers that it gets, it gets by its flows.
+        let isolated = example("deny-all-for-testweb").replace("run: testweb", "run: testcurl");
+        weir.apply("deny.yaml", &isolated);
+        let web = lab.address("web", Family::V4);
+        let kurl = lab.address("kurl", Family::V4);
+        let target = |family| SocketAddr::new(lab.address("web", family), TCP_PORT);
+        let mut kept: Vec<_> = (0..40)
+            .map(|n| connect(&lab, "curl", target(Family::BOTH[n % 2]), PATIENCE).unwrap())
+            .collect();
+        assert!(kept.iter_mut().all(|stream| echoes(stream, PATIENCE)));
+        let before = settled(&weir);
+
+        let raw = raw_tcp(&lab, "kurl");
+        let to = SocketAddr::new(web, 0);
+        let flood = |stop: &AtomicBool| {
+            // Ports where something listens and others: SYN-ACKs and resets both.
+            paced(SYNS_A_SECOND, stop, |n| {
+                let dport = if n & 1 == 0 { TCP_PORT } else { 10_000 + (n >> 16) as u16 };
+                let _ = sendto(&raw, &syn(kurl, web, n as u16, dport), SendFlags::empty(), &to);
+            })
+        };
+        let (sent, (served, most)) = under(flood, || {
+            let mut most = 0;
+            let served = (0..50).filter(|n| {
+                let family = Family::BOTH[n % 2];
+                let opened = connect(&lab, "curl", target(family), PATIENCE);
+                let ok = opened.is_ok_and(|mut stream| echoes(&mut stream, PATIENCE));
+                if n % 10 == 0 {
+                    let flows = weir.flows();
+                    let of_kurl = |flow: &&serde_json::Value| flow["src"] == kurl.to_string();
+                    most = most.max(flows.iter().filter(of_kurl).count());
+                }
+                ok
+            });
+            (served.count(), most)
+        });
+        let grown = growth(&weir, &before);
+        eprintln!(
+            "offload {offload}: {sent} SYNs, {served} of 50 served, at most {most} flows of the \
+             flood's; {} evicted, {} left out, {} punted",
+            grown("counters.flows_evicted"),
+            grown("counters.flow_quota"),
+            grown("steering.punted"),
+        );
+        assert!(served >= 45, "{served} of 50 honest connections\n{}", weir.words());
+        assert!(most <= PER_POD, "{most}");
+        assert!(most > PER_POD / 2, "the flood never filled its share: {most}\n{}", weir.words());
+        let pushed_back = grown("counters.flows_evicted") + grown("counters.flow_quota");
+        assert!(pushed_back > 5_000, "{pushed_back}\n{}", weir.words());
+        let alive = kept.iter_mut().filter_map(|s| echoes(s, PATIENCE).then_some(())).count();
+        assert_eq!(alive, kept.len(), "established connections\n{}", weir.words());
+        assert_eq!(grown("drops.flow_cut"), 0);
+    }
+}
+
+/// With the verdict cache (and its denials) and without.
+#[test]
+fn a_flood_of_denied_packets_leaves_no_flow_and_starves_nobody() {
+    let Some(_turn) = turn() else { return };
+    for offload in ["on", "off"] {
+        let (lab, folder) = node(Cni::Bridge);
+        let mut weir = Weir::start(&lab, folder, &["--workers", "1", "--offload", offload]);
+        // `web` may be reached by `curl` alone.
+        weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+        weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+        let (web, kurl) = (lab.address("web", Family::V4), lab.address("kurl", Family::V4));
+        let before = settled(&weir);
+        let socket = lab.within("kurl", || UdpSocket::bind(("0.0.0.0", 0)).unwrap());
+        // No two alike: each denial has to be asked for once.
+        let flood = |stop: &AtomicBool| {
+            paced(SYNS_A_SECOND, stop, |n| {
+                let _ = socket.send_to(b"x", (web, 1 + (n % 65_535) as u16));
+            })
+        };
+        let ports = 9500..9550;
+        let (sent, served) = under(flood, || {
+            let passes = |port: &u16| {
+                let family = Family::BOTH[usize::from(port % 2)];
+                Stream::open(&lab, "curl", "web", family, *port).run(1).is_ok()
+            };
+            ports.clone().filter(passes).count()
+        });
+        let grown = growth(&weir, &before);
+        let denied = grown("drops.policy_ingress");
+        let of_kurl = weir.flows().iter().filter(|flow| flow["src"] == kurl.to_string()).count();
+        eprintln!("offload {offload}: {sent} sent, {denied} denied, {served} of 50 served");
+        assert_eq!(of_kurl, 0, "a denied packet left a flow");
+        assert!(served >= 45, "{served} of 50\n{}", weir.words());
+        let held_back = grown("steering.drop_punt_rate");
+        assert!(denied + held_back >= u64::from(sent) * 9 / 10, "{denied}, {held_back} of {sent}");
+        assert!(denied > 5_000, "{denied}");
+    }
+}
+
+#[test]
+fn forged_icmp_errors_are_dropped_and_counted_from_inside_and_outside() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    let target = SocketAddr::new(lab.address("web", Family::V4), TCP_PORT);
+    let mut stream = connect(&lab, "curl", target, PATIENCE).unwrap();
+    assert!(echoes(&mut stream, PATIENCE));
+    let [web, curl, kurl] = ["web", "curl", "kurl"].map(|pod| lab.address(pod, Family::V4));
+    let sport = stream.local_addr().unwrap().port();
+    let before = settled(&weir);
+
+    // `kurl` tells `curl` that what it sends to `web` is too big; a host outside tells it the
+    // same of a connection that `curl` does not have.
+    let quote = |dport: u16| {
+        let mut quoted = Vec::new();
+        packet(([0; 6], [0; 6]), (curl, web))
+            .tcp(sport, dport, 1, 1)
+            .write(&mut quoted, &[])
+            .unwrap();
+        [&[3, 4, 0, 0, 0, 0, 2, 68][..], &quoted[14..]].concat()
+    };
+    let mut wire = Wire::of(&lab, "kurl");
+    let mut frame = Vec::new();
+    packet((lab.mac("kurl"), lab.mac("curl")), (kurl, curl))
+        .write(&mut frame, etherparse::ip_number::ICMP, &with_checksum(quote(TCP_PORT)))
+        .unwrap();
+    for _ in 0..500 {
+        wire.send(&frame);
+    }
+    wire.flush();
+    let raw = lab.within("outside", || {
+        socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap()
+    });
+    let message = with_checksum(quote(TCP_PORT + 1));
+    for _ in 0..500 {
+        sendto(&raw, &message, SendFlags::empty(), &SocketAddr::new(curl, 0)).unwrap();
+        thread::sleep(Duration::from_micros(100));
+    }
+    let unrelated = growth(&weir, &before)("drops.icmp_unrelated");
+    assert_eq!(unrelated, 1000, "{}", weir.words());
+    // No path of `curl`'s has become narrower, and its connection goes on.
+    let route = lab.command("curl", "ip", &["route", "get", &web.to_string()]);
+    assert!(!crate::lab::text(&route).contains("mtu"), "{}", crate::lab::text(&route));
+    assert!(echoes(&mut stream, PATIENCE), "{}", weir.words());
+    assert_eq!(count(&weir.status(), "drops.flow_cut"), 0);
+}
+
+/// An ICMP message with its checksum (RFC 792).
+fn with_checksum(mut message: Vec<u8>) -> Vec<u8> {
+    let sum = message.chunks(2).fold(0_u32, |sum, pair| {
+        sum + u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))
+    });
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let checksum = !((folded & 0xffff) + (folded >> 16)) as u16;
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    message
+}
