@@ -138,12 +138,12 @@ fn stranger(n: u32) -> Address {
 }
 
 /// Packets between two of HONEST's.
-const WAVE: u32 = 500;
+const WAVE: u32 = 1000;
 
 #[test]
 fn a_syn_flood_of_a_pod_costs_the_others_nothing() {
     let mut siege = Siege::new();
-    siege.under(500, &mut |node, wave| {
+    siege.under(250, &mut |node, wave| {
         let syn =
             |n| frames::tcp((ip(ONE), (wave + n) as u16), (stranger(wave * WAVE + n), 80), SYN);
         assert_eq!(send(node, 11, FromPod, (0..WAVE).map(syn)), WAVE as usize, "they may be sent");
@@ -164,7 +164,7 @@ fn a_syn_flood_of_a_pod_costs_the_others_nothing() {
 fn a_syn_flood_that_a_server_answers_is_a_flood_of_half_open_connections() {
     // The server answers every SYN, as with SYN cookies; the attacker never goes on.
     let mut siege = Siege::new();
-    siege.under(200, &mut |node, wave| {
+    siege.under(100, &mut |node, wave| {
         let client = |n: u32| (ip(ONE), (wave * WAVE + n) as u16);
         let server = |n: u32| (ip(TWO), 1 + ((wave * WAVE + n) >> 16) as u16);
         send(node, 11, FromPod, (0..WAVE).map(|n| frames::tcp(client(n), server(n), SYN)));
@@ -180,7 +180,7 @@ fn a_syn_flood_that_a_server_answers_is_a_flood_of_half_open_connections() {
 #[test]
 fn a_syn_flood_from_outside_is_to_the_account_of_the_pod_that_it_floods() {
     let mut siege = Siege::new();
-    siege.under(200, &mut |node, wave| {
+    siege.under(100, &mut |node, wave| {
         let syn = |n| frames::tcp((stranger(wave * WAVE + n), 4000), (ip(ONE), 80), SYN);
         send(node, 11, ToPod, (0..WAVE).map(syn));
     });
@@ -198,7 +198,7 @@ fn without_accounts_a_syn_flood_still_displaces_no_established_connection() {
     for port in 0..KEPT {
         assert!(siege.connects(10_000 + port, &mut |_| {}));
     }
-    siege.under(200, &mut |node, wave| {
+    siege.under(100, &mut |node, wave| {
         let syn = |n| frames::tcp((ip(ONE), 4000), (stranger(wave * WAVE + n), 80), SYN);
         send(node, 11, FromPod, (0..WAVE).map(syn));
     });
@@ -259,7 +259,7 @@ fn a_flood_of_denied_packets_leaves_nothing_behind() {
     let mut siege = Siege::new();
     siege.node.publish(matrix().deny_egress(ONE, OUTSIDE, Service::OtherUdp));
     let before = siege.node.tables.flows.iter().count();
-    siege.under(500, &mut |node, wave| {
+    siege.under(250, &mut |node, wave| {
         let datagram = |n| frames::udp((ip(ONE), n as u16), (stranger(wave * WAVE + n), 9));
         assert_eq!(send(node, 11, FromPod, (0..WAVE).map(datagram)), 0);
     });
@@ -269,7 +269,7 @@ fn a_flood_of_denied_packets_leaves_nothing_behind() {
     assert_eq!(siege.served, siege.tried);
     assert_eq!(siege.flows_of(11), 0);
     let denied = siege.node.tally.drops();
-    assert_eq!(denied, [(Reason::PolicyEgress, u64::from(500 * 4 * WAVE))]);
+    assert_eq!(denied, [(Reason::PolicyEgress, u64::from(250 * 4 * WAVE))]);
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_flood_of_forged_icmp_errors_changes_nothing() {
     let mut siege = Siege::new();
     let before: Vec<Flow> = siege.node.tables.flows.iter().collect();
     let mut told = 0_u64;
-    for wave in 0..200 {
+    for wave in 0..250 {
         // From inside: about what HONEST sent to TWO, told by ONE. From outside, to HONEST:
         // about connections that it does not have.
         let inside = |n: u32| {

@@ -131,7 +131,11 @@ fn a_syn_flood_takes_no_more_of_the_table_than_its_pods_share() {
             grown("steering.punted"),
         );
         assert!(served >= 45, "{served} of 50 honest connections\n{}", weir.words());
-        assert!(most <= PER_POD, "{most}");
+        // Only at rest: a walk through the table that changes may meet a flow and the one for
+        // which it made room.
+        let flows = weir.flows();
+        let left = flows.iter().filter(|flow| flow["src"] == kurl.to_string()).count();
+        assert!(left <= PER_POD, "{left}");
         assert!(most > PER_POD / 2, "the flood never filled its share: {most}\n{}", weir.words());
         let pushed_back = grown("counters.flows_evicted") + grown("counters.flow_quota");
         assert!(pushed_back > 5_000, "{pushed_back}\n{}", weir.words());
