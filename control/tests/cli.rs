@@ -240,6 +240,29 @@ fn a_refused_policy_isolates_and_is_named() {
     assert!(run.stdout.contains("X none is"), "{}", run.stdout);
 }
 
+/// A verdict that leaves out a policy is not the whole truth: said, and no success.
+#[test]
+fn a_policy_that_is_not_enforced_is_no_success() {
+    const PODS: &str = "\
+{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {podIP: 10.0.0.1}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b}, status: {podIP: 10.0.0.2}}
+";
+    const CLUSTER: &str = "---\n{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c}}\n";
+    for (more, code) in [("", 0), (CLUSTER, 1)] {
+        let (_dir, path) = manifests(&[PODS, more].concat());
+        let path = path.to_str().unwrap();
+        for args in [
+            &["eval", "-f", path][..],
+            &["explain", "default/a", "default/b", "TCP/80", "-f", path],
+        ] {
+            let run = weir(args, "");
+            assert_eq!(run.code, code, "{args:?}: {}", run.stderr);
+            assert_eq!(run.stderr.contains("NOT ENFORCED"), code == 1, "{}", run.stderr);
+        }
+    }
+}
+
 #[test]
 fn usage_and_absence_exit_with_2() {
     let empty = tempfile::tempdir().unwrap();

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::{ALLOW, Control, Dataplane, MORE, PATIENCE, PODS, World};
+use support::{ALLOW, Control, DENY, Dataplane, MORE, PATIENCE, PODS, World};
 
 const BAD: &str = "\
 ---
@@ -106,6 +106,54 @@ fn metrics_follow_the_input_and_the_receipts() {
     dataplane.next();
     until(&address, "weir_dataplane_connected", 1.0);
     assert_eq!(sample(&address, "weir_policy_programming_seconds_count"), 3.0);
+    control.stop(Signal::TERM);
+}
+
+/// A scraper that holds its connections open keeps nobody from being isolated.
+#[test]
+fn connections_that_say_nothing_delay_no_policy() {
+    let world = World::new();
+    world.write("pods.yaml", PODS);
+    let mut dataplane = Dataplane::start(&world.run, 0);
+    let mut control = world.control_with(&["--metrics", "[::]:0"]);
+    control.expect("there is no authentication");
+    let port = address(&mut control).rsplit(':').next().unwrap().parse().unwrap();
+    dataplane.until("10.0.0.2", "10.0.0.1", true);
+    let idle: Vec<TcpStream> =
+        (0..100).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let pid = control.pid();
+    let open = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    thread::sleep(Duration::from_millis(200));
+    assert!(open() < 100, "{} descriptors", open());
+    world.write("deny.yaml", DENY);
+    assert!(dataplane.until("10.0.0.2", "10.0.0.1", false) < Duration::from_secs(5));
+    drop(idle);
+    control.stop(Signal::TERM);
+}
+
+/// A file of which nothing is in force is no readiness.
+#[test]
+fn an_unreadable_file_is_said_by_readyz_and_counted() {
+    let world = World::new();
+    world.write("pods.yaml", PODS);
+    world.write("policy.yaml", "{");
+    let mut dataplane = Dataplane::start(&world.run, 0);
+    let mut control = world.control_with(&["--metrics", "127.0.0.1:0"]);
+    let address = address(&mut control);
+    dataplane.next();
+    until(&address, "weir_table_generation", 1.0);
+    let (code, _, body) = get(&address, "/readyz");
+    assert_eq!(code, 503);
+    assert_eq!(body, "1 file cannot be read, and nothing of it is in force\n");
+    assert_eq!(sample(&address, "weir_not_enforced"), 1.0);
+    assert_eq!(sample(&address, "weir_unsupported_rules"), 0.0);
+    world.write("policy.yaml", ALLOW);
+    until(&address, "weir_not_enforced", 0.0);
+    assert_eq!(get(&address, "/readyz").0, 200);
+    // What was read once stays in force, so only the present content counts as not enforced.
+    world.write("policy.yaml", "{");
+    until(&address, "weir_not_enforced", 1.0);
+    assert_eq!(get(&address, "/readyz").0, 200);
     control.stop(Signal::TERM);
 }
 

@@ -19,7 +19,7 @@ use weir_control::eval::Offline;
 use weir_control::index::Index;
 use weir_control::model::{
     Direction, LabelSelector, NetworkPolicy, Object, ObjectKey, Operator, Peer, Phase, Pod,
-    PortMatch, Protocol,
+    PortMatch, Protocol, Requirement, namespace::NAME_LABEL,
 };
 use weir_control::oracle::{self, Side, Traffic};
 use weir_table::Address;
@@ -247,6 +247,32 @@ impl Census {
         }
     }
 
+    /// What is known of the namespaces that pods are in, and what policies ask of them.
+    fn namespaces(&mut self, index: &Index) {
+        let negative = |selector: &LabelSelector| {
+            let negative = [Operator::NotIn, Operator::DoesNotExist];
+            let absent = |r: &Requirement| r.key != NAME_LABEL && negative.contains(&r.operator);
+            selector.requirements.iter().any(absent)
+        };
+        let peers = |policy: &NetworkPolicy| {
+            let rules = policy.ingress.iter().chain(&policy.egress);
+            rules.flat_map(|rule| rule.peers.clone()).any(|peer| match peer.peer {
+                Peer::Pods { namespaces: Some(selector), .. } => negative(&selector),
+                _ => false,
+            })
+        };
+        let asked = index.policies().any(peers);
+        for pod in index.pods().filter(|pod| pod.is_policed() && !pod.addresses.is_empty()) {
+            let namespace = index.namespace(&pod.key.namespace);
+            self.note("pod of an undeclared namespace", namespace.is_none());
+            self.note("absence asked of an undeclared one", namespace.is_none() && asked);
+            self.note("pod of a refused namespace", namespace.is_some_and(|n| n.refused));
+            self.note("pod without a name", clusters::is_unnamed(&pod.key.name));
+        }
+        let unnamed = |policy: &NetworkPolicy| clusters::is_unnamed(&policy.key.name);
+        index.policies().for_each(|policy| self.note("policy without a name", unnamed(policy)));
+    }
+
     fn probe(&mut self, index: &Index, src: IpAddr, dst: IpAddr, traffic: Traffic) {
         let endpoints = index.endpoints();
         let foreign = [src, dst].map(|address| !endpoints.contains_key(&address));
@@ -285,6 +311,7 @@ fn the_generator_uses_every_field() {
             .namespaces()
             .for_each(|namespace| census.note("refused namespace", namespace.refused));
         index.pods().for_each(|pod| census.pod(pod));
+        census.namespaces(&index);
         index.policies().for_each(|policy| census.policy(policy, &pool));
         census.note("contested address", !index.conflicts().is_empty());
         let web = |pod: &Pod| pod.ports.iter().find(|p| p.name.as_deref() == Some("web")).cloned();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use weir_control::agent::Agent;
 use weir_control::ledger::Ledger;
 use weir_control::metrics;
@@ -95,7 +95,11 @@ fn run(args: &Args) -> Result<()> {
             args.source.clone(),
         );
         if let Some(listener) = listener {
-            info!(address = %listener.local_addr()?, "metrics");
+            let address = listener.local_addr()?;
+            info!(%address, "metrics");
+            if !address.ip().is_loopback() {
+                warn!("anybody who reaches {address} can read the metrics: there is no authentication; 127.0.0.1 is for this node alone");
+            }
             // On this thread's runtime, so that it ends with it.
             tokio::spawn(async move {
                 if let Err(error) = metrics::serve(listener, ledger).await {

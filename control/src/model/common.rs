@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::decode::{Place, Problems};
-use super::label::{Labels, decode_labels};
+use super::document::Value;
+use super::label::{Labels, decode_labels, is_dns_label};
 use super::policy::Protocol;
 use super::{Complaint, Effect, ObjectKey, Origin, Severity};
 
@@ -17,9 +18,13 @@ pub(super) struct Metadata {
 }
 
 /// Reads `metadata`; what cannot be read is noted and gets a placeholder.
-pub(super) fn decode_metadata(root: &Place<'_>, problems: &mut Problems) -> Metadata {
+pub(super) fn decode_metadata(
+    root: &Place<'_>,
+    origin: &Origin,
+    problems: &mut Problems,
+) -> Metadata {
     let mut metadata =
-        Metadata { key: ObjectKey::new("default", "(unnamed)"), labels: Labels::new() };
+        Metadata { key: ObjectKey::new("default", unnamed(origin)), labels: Labels::new() };
     let Some(place) = root.field("metadata") else {
         problems.at(root, "metadata.name is required");
         return metadata;
@@ -27,24 +32,69 @@ pub(super) fn decode_metadata(root: &Place<'_>, problems: &mut Problems) -> Meta
     if !place.is_map(problems) {
         return metadata;
     }
-    if let Some(field) = place.field("namespace")
-        && let Some(namespace) = field.string(problems)
-    {
-        namespace.clone_into(&mut metadata.key.namespace);
-    }
-    match place.field("name") {
-        Some(field) => {
-            if let Some(name) = field.string(problems) {
-                name.clone_into(&mut metadata.key.name);
-            }
-        }
-        None => problems.at(&place, "`name` is required"),
+    // No namespace has this name, so nobody's namesake is hidden.
+    let namespace = decode_namespace(&place, problems);
+    metadata.key.namespace = namespace.unwrap_or_else(|| "(unreadable)".to_owned());
+    if let Some(name) = decode_name(&place, problems) {
+        metadata.key.name = name;
     }
     if let Some(field) = place.field("labels") {
         metadata.labels = decode_labels(&field, problems);
     }
     metadata
 }
+
+/// `metadata.name`; `None`, and noted, if there is none.
+pub(super) fn decode_name(metadata: &Place<'_>, problems: &mut Problems) -> Option<String> {
+    match metadata.field("name") {
+        Some(field) => match field.string(problems)? {
+            "" => {
+                problems.at(&field, "must not be empty");
+                None
+            }
+            name => Some(name.to_owned()),
+        },
+        None => {
+            problems.at(metadata, "`name` is required");
+            None
+        }
+    }
+}
+
+/// `metadata.namespace`, `default` if it is absent or empty. What is no namespace name refuses the
+/// object, as it does at the API server (RFC 1123 label); if only case, surrounding space or quotes
+/// are wrong, the namespace that was meant is known all the same, and is given.
+pub(super) fn decode_namespace(metadata: &Place<'_>, problems: &mut Problems) -> Option<String> {
+    let Some(field) = metadata.field("namespace") else { return Some("default".to_owned()) };
+    let number;
+    let text = match &field.node.value {
+        Value::Integer(value) => {
+            number = value.to_string();
+            &number
+        }
+        Value::String(text) => text,
+        _ => return field.string(problems).map(str::to_owned),
+    };
+    if text.is_empty() {
+        return Some("default".to_owned());
+    }
+    if is_dns_label(text) && matches!(field.node.value, Value::String(_)) {
+        return Some(text.clone());
+    }
+    let meant = text.trim().to_ascii_lowercase();
+    let meant = Some(meant).filter(|meant| is_dns_label(meant));
+    let read = meant.as_ref().map_or(String::new(), |meant| format!("; it is read as \"{meant}\""));
+    problems.at(&field, format!("`{text}` is no namespace name (RFC 1123 label, a string){read}"));
+    meant
+}
+
+/// Stands for a name that is missing; another one for every object of a file that keeps lines.
+pub(super) fn unnamed(origin: &Origin) -> String {
+    format!("{UNNAMED}, {origin})")
+}
+
+/// How a placeholder for a missing name begins; no name can.
+pub(super) const UNNAMED: &str = "(unnamed";
 
 /// A field `protocol`: TCP where there is none.
 pub(super) fn decode_protocol(place: &Place<'_>, problems: &mut Problems) -> Option<Protocol> {

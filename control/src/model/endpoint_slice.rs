@@ -85,7 +85,7 @@ pub(super) fn decode(
         let place = root.field("apiVersion").unwrap_or_else(|| root.clone());
         problems.at(&place, format!("write `apiVersion: {API_VERSION}`"));
     }
-    let metadata = decode_metadata(root, &mut problems);
+    let metadata = decode_metadata(root, origin, &mut problems);
     let address_type = match root.field("addressType") {
         Some(field) => match field.string(&mut problems) {
             Some("IPv4") => Some(AddressType::V4),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::common::UNNAMED;
 use super::decode::{Place, Problems};
 use super::document::{Node, SyntaxError, Value, parse};
 use super::written::{EmptyList, empty_lists};
@@ -61,7 +62,29 @@ pub fn load(file: &str, bytes: &[u8]) -> Result<Loaded, SyntaxError> {
     for document in parse(bytes)? {
         load_object(&Place::root(&document), &file, &mut loaded);
     }
+    number_unnamed(&mut loaded.objects);
     Ok(loaded)
+}
+
+/// Gives objects without a name a number where the line does not tell them apart (`jq -c` writes
+/// one line only): each of them isolates for itself.
+fn number_unnamed(objects: &mut [Object]) {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for object in objects {
+        let name = match object {
+            Object::Pod(pod) => &mut pod.key.name,
+            Object::NetworkPolicy(policy) => &mut policy.key.name,
+            // The others are left out without a name.
+            _ => continue,
+        };
+        if name.starts_with(UNNAMED) {
+            let count = counts.entry(name.clone()).or_default();
+            *count += 1;
+            if *count > 1 {
+                name.push_str(&format!(" {count}"));
+            }
+        }
+    }
 }
 
 /// API groups whose objects a cluster listing contains as a matter of course; their kinds decide

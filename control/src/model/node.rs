@@ -41,7 +41,7 @@ pub(super) fn decode(
     complaints: &mut Vec<Complaint>,
 ) -> Option<Node> {
     let mut problems = Problems::default();
-    let metadata = decode_metadata(root, &mut problems);
+    let metadata = decode_metadata(root, origin, &mut problems);
     let mut node = Node {
         name: metadata.key.name,
         labels: metadata.labels,
@@ -49,7 +49,7 @@ pub(super) fn decode(
         pod_cidrs: Vec::new(),
         origin: origin.clone(),
     };
-    if let Some(spec) = root.field("spec") {
+    if let Some(spec) = root.field("spec").filter(|spec| spec.is_map(&mut problems)) {
         let mut blocks: Vec<Place<'_>> = Vec::new();
         if let Some(field) = spec.field("podCIDRs") {
             blocks.extend(field.items(&mut problems));
@@ -66,7 +66,8 @@ pub(super) fn decode(
             }
         }
     }
-    if let Some(field) = root.field("status").and_then(|status| status.field("addresses")) {
+    let status = root.field("status").filter(|status| status.is_map(&mut problems));
+    if let Some(field) = status.and_then(|status| status.field("addresses")) {
         for item in field.items(&mut problems) {
             decode_address(&item, &mut node, &mut problems);
         }

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use super::common::decode_metadata;
 use super::decode::{Place, Problems};
-use super::label::{Labels, decode_labels};
+use super::label::Labels;
 use super::policy::Protocol;
 use super::policy_decode::{decode_port_number, port_name};
 use super::{Complaint, Effect, ObjectKey, Origin, Severity};
@@ -85,16 +86,19 @@ pub(super) fn decode(
     complaints: &mut Vec<Complaint>,
 ) -> Option<Pod> {
     let mut problems = Problems::default();
-    let mut pod = Pod::new("default", "(unnamed)");
-    pod.origin = origin.clone();
-    match root.field("metadata") {
-        Some(metadata) => decode_metadata(&metadata, &mut pod, &mut problems),
-        None => problems.at(root, "metadata.name is required"),
-    }
-    if let Some(spec) = root.field("spec") {
+    let metadata = decode_metadata(root, origin, &mut problems);
+    let mut pod = Pod {
+        labels: metadata.labels,
+        terminating: root
+            .field("metadata")
+            .is_some_and(|metadata| metadata.field("deletionTimestamp").is_some()),
+        origin: origin.clone(),
+        ..Pod::new(metadata.key.namespace, metadata.key.name)
+    };
+    if let Some(spec) = root.field("spec").filter(|spec| spec.is_map(&mut problems)) {
         decode_spec(&spec, &mut pod, &mut problems);
     }
-    if let Some(status) = root.field("status") {
+    if let Some(status) = root.field("status").filter(|status| status.is_map(&mut problems)) {
         decode_status(&status, &mut pod, &mut problems);
     }
     pod.refused = problems.refusals() > 0;
@@ -116,26 +120,6 @@ pub(super) fn decode(
     (!pod.refused || !pod.addresses.is_empty()).then_some(pod)
 }
 
-fn decode_metadata(metadata: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
-    if let Some(field) = metadata.field("namespace")
-        && let Some(namespace) = field.string(problems)
-    {
-        namespace.clone_into(&mut pod.key.namespace);
-    }
-    match metadata.field("name") {
-        Some(field) => {
-            if let Some(name) = field.string(problems) {
-                name.clone_into(&mut pod.key.name);
-            }
-        }
-        None => problems.at(metadata, "`name` is required"),
-    }
-    if let Some(field) = metadata.field("labels") {
-        pod.labels = decode_labels(&field, problems);
-    }
-    pod.terminating = metadata.field("deletionTimestamp").is_some();
-}
-
 fn decode_spec(spec: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
     if let Some(field) = spec.field("hostNetwork") {
         pod.host_network = field.boolean(problems).unwrap_or(false);
@@ -150,6 +134,9 @@ fn decode_spec(spec: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
     }
     if let Some(field) = spec.field("initContainers") {
         for container in field.items(problems) {
+            if !container.is_map(problems) {
+                continue;
+            }
             // KEP-753: an init container that restarts always is a sidecar and serves as long as
             // the pod does.
             if container.node.get_str("restartPolicy") == Some("Always") {
@@ -160,8 +147,14 @@ fn decode_spec(spec: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
 }
 
 fn decode_ports(container: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
+    if !container.is_map(problems) {
+        return;
+    }
     let Some(field) = container.field("ports") else { return };
     for item in field.items(problems) {
+        if !item.is_map(problems) {
+            continue;
+        }
         let Some(number) = item.field("containerPort") else {
             problems.at(&item, "`containerPort` is required");
             continue;
@@ -210,6 +203,9 @@ fn decode_status(status: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
     }
     if let Some(field) = status.field("podIPs") {
         for item in field.items(problems) {
+            if !item.is_map(problems) {
+                continue;
+            }
             match item.field("ip") {
                 Some(field) => addresses.extend(decode_address(&field, problems)),
                 None => problems.at(&item, "`ip` is required"),

@@ -15,6 +15,7 @@ use std::ops::Range;
 
 use ipnet::IpNet;
 
+use super::common::{decode_name, decode_namespace, unnamed};
 use super::decode::{Place, Problems};
 use super::label::{LabelSelector, is_dns_subdomain};
 use super::policy::{
@@ -56,11 +57,12 @@ pub(super) fn decode(
     let beside_rules = problems.list.iter().enumerate();
     let beside_rules = beside_rules.filter(|(i, p)| !p.warning && is_of_rule(*i).is_none()).count();
     let refused = beside_rules > 0 || decoded.selector.is_none();
-    let key = namespace.map(|ns| ObjectKey::new(ns, name.as_deref().unwrap_or("(unnamed)")));
-    let object = match &key {
-        Some(key) => format!("NetworkPolicy {key}"),
-        None => format!("NetworkPolicy ?/{}", name.as_deref().unwrap_or("(unnamed)")),
+    let name = name.unwrap_or_else(|| unnamed(origin));
+    let object = match &namespace {
+        Some(namespace) => format!("NetworkPolicy {namespace}/{name}"),
+        None => format!("NetworkPolicy ?/{name}"),
     };
+    let key = namespace.map(|namespace| ObjectKey::new(namespace, name));
     let consequence = match refused {
         true => refused_policy(key.as_ref(), &decoded),
         false => refused_rule(&decoded),
@@ -143,22 +145,13 @@ fn decode_metadata(root: &Place<'_>, problems: &mut Problems) -> (Option<String>
         }
         return (Some("default".to_owned()), None);
     };
-    let name = match metadata.field("name") {
-        Some(field) => field.string(problems).map(|name| {
-            if !is_dns_subdomain(name) {
-                problems.at(&field, format!("`{name}` is no object name (RFC 1123 subdomain)"));
-            }
-            name.to_owned()
-        }),
-        None => {
-            problems.at(&metadata, "`name` is required");
-            None
-        }
-    };
-    let namespace = match metadata.field("namespace") {
-        Some(field) => field.string(problems).map(str::to_owned),
-        None => Some("default".to_owned()),
-    };
+    let name = decode_name(&metadata, problems);
+    if let (Some(name), Some(field)) = (&name, metadata.field("name"))
+        && !is_dns_subdomain(name)
+    {
+        problems.at(&field, format!("`{name}` is no object name (RFC 1123 subdomain)"));
+    }
+    let namespace = decode_namespace(&metadata, problems);
     (namespace, name)
 }
 

@@ -91,7 +91,7 @@ pub(super) fn decode(
     complaints: &mut Vec<Complaint>,
 ) -> Option<Service> {
     let mut problems = Problems::default();
-    let key = decode_metadata(root, &mut problems).key;
+    let key = decode_metadata(root, origin, &mut problems).key;
     let mut service = Service {
         key,
         kind: ServiceType::ClusterIp,
@@ -102,7 +102,7 @@ pub(super) fn decode(
         external_traffic: TrafficPolicy::Cluster,
         origin: origin.clone(),
     };
-    match root.field("spec") {
+    match root.field("spec").filter(|spec| spec.is_map(&mut problems)) {
         Some(spec) if spec.is_map(&mut problems) => {
             decode_spec(&spec, &mut service, &mut problems);
         }

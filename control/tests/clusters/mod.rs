@@ -64,7 +64,10 @@ pub fn pod_selector() -> impl Strategy<Value = LabelSelector> {
 }
 
 pub fn namespace_selector() -> impl Strategy<Value = LabelSelector> {
-    selector(vec!["app", "tier", "kubernetes.io/metadata.name"], vec!["a", "b", "x", "undeclared"])
+    selector(
+        vec!["app", "tier", "kubernetes.io/metadata.name"],
+        vec!["a", "b", "x", "y", "undeclared"],
+    )
 }
 
 /// Addresses are few, so that policies, pods and probes meet.
@@ -141,10 +144,20 @@ pub fn rule() -> impl Strategy<Value = Rule> {
     })
 }
 
+/// Such an object is always refused.
+pub fn is_unnamed(name: &str) -> bool {
+    name.starts_with("(unnamed")
+}
+
+/// A name, now and then the placeholder of an object that has none.
+pub fn name(named: &'static str) -> impl Strategy<Value = String> {
+    prop_oneof![12 => named, 1 => "\\(unnamed, a/b\\.yaml:[1-9]\\)"]
+}
+
 pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
     (
         select(NAMESPACES.to_vec()),
-        "[a-f]",
+        name("[a-f]"),
         pod_selector(),
         subsequence(vec![Direction::Ingress, Direction::Egress], 1..=2),
         prop::collection::vec(rule(), 0..4),
@@ -152,6 +165,7 @@ pub fn policy() -> impl Strategy<Value = NetworkPolicy> {
         prop::bool::weighted(0.05),
     )
         .prop_map(|(namespace, name, pod_selector, directions, ingress, egress, refused)| {
+            let refused = refused || is_unnamed(&name);
             let (mut ingress, mut egress) =
                 if refused { (vec![], vec![]) } else { (ingress, egress) };
             // Every other place is that of a refused rule, which is left out.
@@ -179,7 +193,7 @@ pub fn container_port() -> impl Strategy<Value = ContainerPort> {
 
 pub fn pod() -> impl Strategy<Value = Pod> {
     (
-        (select(NAMESPACES.to_vec()), "[a-h]", labels()),
+        (select(NAMESPACES.to_vec()), name("[a-h]"), labels()),
         prop::collection::vec(address(), 0..3),
         prop::collection::vec(container_port(), 0..4),
         select(vec![
@@ -206,7 +220,7 @@ pub fn pod() -> impl Strategy<Value = Pod> {
                     pod.addresses = vec![IpAddr::from([192, 168, 0, node])];
                 }
                 pod.terminating = going;
-                pod.refused = refused;
+                pod.refused = refused || is_unnamed(&pod.key.name);
                 pod
             },
         )

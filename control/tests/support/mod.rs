@@ -96,6 +96,11 @@ impl Control {
         self.seen.iter().find(|line| line.contains(part)).unwrap()
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends it without a chance to tidy up.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
