@@ -15,12 +15,16 @@
 //!   until the claim is settled, because the identity of either could open what the other's
 //!   policies close. A terminating pod gives way to one that is not.
 
+mod namespaces;
+
+pub use namespaces::NamespaceLabels;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::model::{
-    Complaint, Effect, EndpointSlice, LabelSelector, Labels, Namespace, NetworkPolicy, Node,
-    Object, ObjectId, ObjectKey, Origin, Pod, Service, Severity, namespace::NAME_LABEL,
+    Complaint, Effect, EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectId, ObjectKey,
+    Origin, Pod, Service, Severity,
 };
 
 /// Which kinds of objects differ from before.
@@ -78,18 +82,6 @@ pub enum Owner<'a> {
     Pod(&'a Pod),
     /// Several pods claim it, or the pod's object was refused: isolated in both directions.
     Isolated(&'a Pod),
-}
-
-/// What is known of a namespace's labels. A selector may ask for the absence of a label, so a label
-/// of which nobody knows whether it is there satisfies no requirement, negative ones included.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NamespaceLabels<'a> {
-    /// The namespace is declared: all of them.
-    Known(&'a Labels),
-    /// It is not: only the label that the API server sets, which holds this name.
-    NameOnly(String),
-    /// It was refused: no selector selects it.
-    Unknown,
 }
 
 impl Index {
@@ -231,29 +223,6 @@ impl Index {
         self.nodes.values()
     }
 
-    /// What is known of a namespace's labels.
-    pub fn namespace_labels(&self, name: &str) -> NamespaceLabels<'_> {
-        match self.namespaces.get(name) {
-            Some(namespace) if namespace.refused => NamespaceLabels::Unknown,
-            Some(namespace) => NamespaceLabels::Known(&namespace.labels),
-            None => NamespaceLabels::NameOnly(name.to_owned()),
-        }
-    }
-
-    /// Whether a namespaceSelector selects a namespace.
-    pub fn selects_namespace(&self, selector: &LabelSelector, name: &str) -> bool {
-        match self.namespace_labels(name) {
-            NamespaceLabels::Unknown => false,
-            NamespaceLabels::Known(labels) => selector.matches(labels),
-            NamespaceLabels::NameOnly(name) => {
-                let labels = Labels::from([(NAME_LABEL.to_owned(), name)]);
-                // Whether another label is absent is not known, so nothing may depend on it.
-                let known = selector.requirements.iter().all(|r| r.key == NAME_LABEL);
-                known && selector.matches(&labels)
-            }
-        }
-    }
-
     /// Every address that a pod owns, in the order of the addresses.
     pub fn endpoints(&self) -> BTreeMap<IpAddr, Owner<'_>> {
         self.claims().into_iter().map(|(address, claims)| (address, settle(&claims))).collect()
@@ -318,7 +287,7 @@ fn settle<'a>(claims: &[&'a Pod]) -> Owner<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Phase;
+    use crate::model::{Labels, Phase};
 
     fn pod(name: &str, address: &str) -> Pod {
         let mut pod = Pod::new("ns", name);
@@ -375,8 +344,6 @@ mod tests {
         let changes = index.sync(&objects[1..]);
         assert_eq!(changes, Changes { pods: true, ..Changes::default() });
         assert_eq!(index.pods().len(), 0);
-        let name_only = NamespaceLabels::NameOnly("other".to_owned());
-        assert_eq!(index.namespace_labels("other"), name_only);
     }
 
     /// Services, slices and nodes come, change and go like everything else, and change no verdict.

@@ -14,6 +14,7 @@ use aya::programs::tc::qdisc_detach_program;
 use rustix::fs::{FlockOperation, flock};
 
 use super::Places;
+use crate::source::KEPT_FOLDER;
 
 /// The two hooks on a pod's device and the names under which the kernel shows them.
 const HOOKS: [(TcAttachType, &str); 2] =
@@ -60,7 +61,8 @@ pub fn uninstall(places: &Places) -> Result<Removed, UninstallError> {
         ..Removed::default()
     };
     removed.maps = remove_files(&places.pin_dir)?;
-    removed.files = remove_files(&places.run_dir)?;
+    removed.files = remove_files(&places.run_dir.join(KEPT_FOLDER))?;
+    removed.files += remove_files(&places.run_dir)?;
     Ok(removed)
 }
 
@@ -136,8 +138,10 @@ mod tests {
         fs::write(places.pin_dir.join("links/7_from_pod"), "").unwrap();
         fs::write(places.pin_dir.join("weir_config"), "").unwrap();
         fs::write(places.run_dir.join("endpoints.json"), "[]").unwrap();
+        fs::create_dir(places.run_dir.join(KEPT_FOLDER)).unwrap();
+        fs::write(places.run_dir.join(KEPT_FOLDER).join("source"), "/m").unwrap();
         let removed = uninstall(&places).unwrap();
-        assert_eq!((removed.links, removed.maps, removed.files), (1, 1, 1));
+        assert_eq!((removed.links, removed.maps, removed.files), (1, 1, 2));
         assert!(!places.pin_dir.exists() && !places.run_dir.exists());
         let again = uninstall(&places).unwrap();
         assert_eq!((again.links, again.maps, again.files), (0, 0, 0));

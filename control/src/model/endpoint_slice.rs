@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::common::{complain, decode_ip, decode_metadata, decode_protocol};
 use super::decode::{Place, Problems};
 use super::policy::Protocol;
-use super::policy_decode::decode_port_number;
+use super::policy_rule::decode_port_number;
 use super::{Complaint, ObjectKey, Origin};
 
 /// The one version of the API that serves EndpointSlice.

@@ -31,6 +31,7 @@ pub mod node;
 pub mod pod;
 pub mod policy;
 mod policy_decode;
+mod policy_rule;
 pub mod service;
 pub mod written;
 

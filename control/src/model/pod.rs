@@ -6,7 +6,7 @@ use super::common::decode_metadata;
 use super::decode::{Place, Problems};
 use super::label::Labels;
 use super::policy::Protocol;
-use super::policy_decode::{decode_port_number, port_name};
+use super::policy_rule::{decode_port_number, port_name};
 use super::{Complaint, Effect, ObjectKey, Origin, Severity};
 
 /// Phase of a pod's life, as far as it matters here.

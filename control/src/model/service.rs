@@ -13,7 +13,7 @@ use super::decode::{Place, Problems};
 use super::document::Value;
 use super::label::{Labels, decode_labels};
 use super::policy::Protocol;
-use super::policy_decode::{decode_port_number, port_name};
+use super::policy_rule::{decode_port_number, port_name};
 use super::{Complaint, ObjectKey, Origin};
 
 /// `spec.type`.
