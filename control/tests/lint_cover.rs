@@ -219,6 +219,38 @@ fn in_a_refused_namespace_all_namespaces_are_not_all() {
     assert_eq!(check(&[policy("z")]), 0);
 }
 
+/// Rules are compared in pairs, and what a pair takes must not grow with the pods: 1,000 policies that
+/// select all of 3,000 pods. The bound leaves room for a busy machine.
+#[test]
+fn many_policies_over_many_pods() {
+    let mut documents: Vec<String> = (0..3000)
+        .map(|i| {
+            format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{namespace: x, name: p{i}, labels: {{app: a{}}}}}, spec: {{containers: [{{ports: [{{name: http, containerPort: {}}}]}}]}}, status: {{podIP: 10.1.{}.{}}}}}",
+                i % 200,
+                8000 + i % 50,
+                i / 250,
+                i % 250
+            )
+        })
+        .collect();
+    documents.extend((0..1000).map(|i| {
+        format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{namespace: x, name: n{i}}}, spec: {{podSelector: {{}}, policyTypes: [Ingress, Egress], ingress: [{{from: [{{podSelector: {{matchLabels: {{app: a{}}}}}}}], ports: [{{port: {}}}]}}], egress: [{{to: [{{podSelector: {{matchLabels: {{app: a{}}}}}}}], ports: [{{port: http}}, {{port: {}}}]}}]}}}}",
+            i % 200,
+            1000 + i,
+            i * 7 % 200,
+            20000 + i
+        )
+    }));
+    let objects = load("many", documents.join("\n---\n").as_bytes()).unwrap().objects;
+    let offline = Offline::of(Index::of(objects)).unwrap();
+    let start = std::time::Instant::now();
+    let findings = lint(&Loaded::default(), &offline);
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    assert!(findings.iter().all(|finding| finding.code != "covered-rule"));
+}
+
 /// The generator makes covered rules often enough for the property to mean something.
 #[test]
 fn covered_rules_are_generated() {
