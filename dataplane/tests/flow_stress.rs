@@ -9,12 +9,13 @@
 //! shows that the test can. A compiler or a machine that reorders more than this one does is
 //! not seen here: loom explores the Rust side (`table/src/flow/loom_model.rs`).
 //!
-//! Needs root. Without it the tests say "skipped: needs root" and pass, unless
+//! Needs root. Without it the tests say "SKIPPED: needs root" and pass, unless
 //! `WEIR_REQUIRE_E2E=1`. Nothing is attached or pinned: the kernel runs the programs on the
 //! spot (BPF_PROG_TEST_RUN), and all ends with the process.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -67,7 +68,8 @@ fn turn() -> Option<MutexGuard<'static, ()>> {
     if !rustix::process::geteuid().is_root() {
         let required = std::env::var_os("WEIR_REQUIRE_E2E").is_some_and(|value| value == "1");
         assert!(!required, "WEIR_REQUIRE_E2E=1, but loading BPF programs needs root");
-        eprintln!("skipped: needs root");
+        // Past the capture of the test harness: what did not run must not look like what did.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: needs root");
         return None;
     }
     Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))

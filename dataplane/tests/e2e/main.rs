@@ -2,7 +2,7 @@
 //! real CNI plugins, judged by what clients see and by what Weir counts.
 //!
 //! Needs root and what `scripts/setup` installs. Without root the tests say
-//! "skipped: needs root" and pass; with `WEIR_REQUIRE_E2E=1`, as `scripts/test`
+//! "SKIPPED: needs root" and pass; with `WEIR_REQUIRE_E2E=1`, as `scripts/test`
 //! runs them, that is a failure. They run one at a time: they measure, and the
 //! workers they start poll a core each.
 //!
@@ -59,6 +59,7 @@ mod verdicts;
 mod weir;
 mod wire;
 
+use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -68,7 +69,8 @@ fn turn() -> Option<MutexGuard<'static, ()>> {
     if !rustix::process::geteuid().is_root() {
         let required = std::env::var_os("WEIR_REQUIRE_E2E").is_some_and(|value| value == "1");
         assert!(!required, "WEIR_REQUIRE_E2E=1, but the end-to-end tests need root");
-        eprintln!("skipped: needs root");
+        // Past the capture of the test harness: what did not run must not look like what did.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: needs root");
         return None;
     }
     Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
