@@ -170,7 +170,8 @@ impl Daemon {
         tracing::info!(
             near, io = backend.as_str(), mtu, workers = settings.workers,
             attach = ?settings.attach.resolve(), mark = %settings.mark,
-            offload = settings.offload, "the punt device is up"
+            offload = settings.offload, udp_uncut = flags & PUNT_TAP_UDP != 0,
+            "the punt device is up"
         );
         steering.attach_return(&near, settings.attach)?;
         config.serve(near_index, settings.workers, flags);

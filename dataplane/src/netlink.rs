@@ -7,13 +7,16 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use crate::netns::NetNs;
@@ -218,6 +221,32 @@ impl Netlink {
             .execute()
             .await
             .map_err(|e| error("cannot set the punt device's MTU and queue length", &e))
+    }
+
+    /// Takes an interface's queueing discipline away, as a veth has none: a frame goes straight
+    /// into the driver's ring. (The node's default would queue and drop by rules of its own,
+    /// and its drops do not show in the device's statistics.)
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn set_no_queue(&self, index: u32) -> io::Result<()> {
+        let mut qdisc = TcMessage::with_index(index.cast_signed());
+        qdisc.header.parent = TcHandle::ROOT;
+        qdisc.attributes.push(TcAttribute::Kind("noqueue".to_owned()));
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(qdisc));
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        let what = "cannot take the punt device's queueing discipline away";
+        let mut answers = self.handle.clone().request(message).map_err(|e| error(what, &e))?;
+        use futures_util::StreamExt;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(e) = answer.payload
+                && e.code.is_some()
+            {
+                let e = e.to_io();
+                return Err(io::Error::new(e.kind(), format!("{what}: {e}")));
+            }
+        }
+        Ok(())
     }
 
     /// Brings an interface up, without ARP: nothing speaks to it by address.

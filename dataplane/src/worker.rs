@@ -140,6 +140,7 @@ fn publish_io(counters: &CounterBlock<Arc<SharedWords>>, seen: &mut IoStats, now
     let grown = [
         (Counter::XskRxDropped, now.rx_dropped, seen.rx_dropped),
         (Counter::XskRxRingFull, now.rx_ring_full, seen.rx_ring_full),
+        (Counter::RxTruncated, now.rx_truncated, seen.rx_truncated),
         (Counter::XskFillEmpty, now.rx_fill_empty, seen.rx_fill_empty),
         (Counter::XskRxInvalid, now.rx_invalid_descs, seen.rx_invalid_descs),
         (Counter::XskTxInvalid, now.tx_invalid_descs, seen.tx_invalid_descs),

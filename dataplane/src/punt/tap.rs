@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Invariants: one queue a worker, chosen by the shim; an MTU that no pod's packet exceeds,
-//! so that the device never has to be made anew; no address, ARP or IPv6, so no frame of the
+//! so that the device never has to be made anew; no queueing
+//! discipline, so that the driver's ring is the only place where a frame waits or is lost; no address, ARP or IPv6, so no frame of the
 //! kernel's own ever appears on it. The device dies with the daemon's descriptors.
 
 use std::io;
@@ -17,7 +18,7 @@ use crate::netlink::Netlink;
 
 /// The largest MTU of a TAP device: 65535 less its Ethernet header (tun.c, `tun_setup`).
 const MTU: u32 = 65_535 - 14;
-/// Frames that the kernel keeps for each queue: a burst of a busy pod, as on a veth pair.
+/// Frames that the driver keeps for each queue: a burst of a busy pod, as on a veth pair.
 const QUEUE_LENGTH: u32 = 4096;
 
 /// The device, up and running.
@@ -51,6 +52,7 @@ impl PuntTap {
             .ok_or_else(|| io::Error::other(format!("{name} disappeared while it was made")))?;
         super::disable_ipv6(name);
         netlink.set_size(index, MTU, QUEUE_LENGTH).await?;
+        netlink.set_no_queue(index).await?;
         netlink.set_up_without_arp(index).await?;
         Ok((Self { index, mtu: MTU, offloads }, taps))
     }

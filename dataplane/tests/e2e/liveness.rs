@@ -1,6 +1,7 @@
 //! What the hooks do while no worker serves: undecided packets of pods are dropped, the
 //! node still reaches its pods, and everything goes on where it was afterwards.
 
+use std::fs;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -11,6 +12,7 @@ use aya::maps::MapData;
 use rustix::time::{ClockId, clock_gettime};
 use weir_table::abi;
 use weir_table::mem::{Access, SharedWords, Words};
+use weir_table::{ADDRESS_FILE, TABLE_FILE};
 
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{count, example, node};
@@ -115,5 +117,17 @@ fn a_killed_daemon_closes_its_pods_and_its_successor_resumes() {
             "{attach} {io}, then {other} {other_io}: {found:#?}\n{}",
             weir.words()
         );
+
+        // Without what was saved a successor knows no policy: the hooks that it finds stay
+        // closed, whatever kind of weir0 they were made for, until control speaks.
+        weir.kill();
+        for file in [ADDRESS_FILE, TABLE_FILE] {
+            fs::remove_file(lab.node_path("/run/weir").join(file)).unwrap();
+        }
+        weir.start_dataplane(&options);
+        let found = differences(&lab, &closed);
+        assert!(found.is_empty(), "{attach} {io}, no table: {found:#?}\n{}", weir.words());
+        weir.start_control();
+        settle(&mut weir, &lab, "control is back", &enforced);
     }
 }

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use crate::lab::{Cni, Family, Lab};
+use crate::lab::{Cni, Family, Lab, text};
 use crate::node::{example, growth, node, populate, settled};
 use crate::probe::By::Tcp;
 use crate::probe::{connect, denied, differences, reaches};
@@ -30,6 +30,9 @@ fn jumbo_frames_take_the_tap_device() {
         for said in ["io=\"tap\"", "an MTU of 9000"] {
             assert!(log.contains(said), "{said} is missing\n{}", weir.words());
         }
+        // No queue but the driver's ring, whose losses are counted.
+        let queues = lab.command("node", "tc", &["qdisc", "show", "dev", "weir0"]);
+        assert!(text(&queues).contains("noqueue"), "{}", text(&queues));
         for family in Family::BOTH {
             let to = SocketAddr::from((lab.address("web", family), 9000));
             let receiver = lab.within("web", || UdpSocket::bind(to).unwrap());
@@ -103,5 +106,41 @@ fn bulk_reaches_the_worker_uncut() {
             weir.words()
         );
         assert_eq!(grown("steering.drop_shim"), 0, "{}", weir.words());
+    }
+}
+
+/// A pod that leaves the cutting of its datagrams to the kernel (UDP_SEGMENT): the worker
+/// sees them in one piece, the receiver gets each of them.
+#[test]
+fn datagrams_reach_the_worker_uncut() {
+    let Some(_turn) = turn() else { return };
+    const DATAGRAMS: usize = 20;
+    const LENGTH: usize = 1200;
+    let (lab, folder) = node(Cni::Ptp);
+    let options = ["--io", "tap", "--workers", "1", "--offload", "off"];
+    let weir = Weir::start(&lab, folder, &options);
+    for (family, socat) in [(Family::V4, "UDP4-SENDTO"), (Family::V6, "UDP6-SENDTO")] {
+        let to = SocketAddr::from((lab.address("web", family), 9300));
+        let receiver = lab.within("web", || UdpSocket::bind(to).unwrap());
+        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let sent: Vec<u8> = (0..DATAGRAMS * LENGTH).map(|at| (at / LENGTH) as u8).collect();
+        let file = lab.dir().join("datagrams");
+        std::fs::write(&file, &sent).unwrap();
+        let before = settled(&weir);
+        // SOL_UDP, UDP_SEGMENT (linux/udp.h)
+        let there = format!("{socat}:{to},setsockopt-int=17:103:{LENGTH}");
+        lab.command("curl", "socat", &["-u", "-b", "65000", &file.display().to_string(), &there]);
+        let mut got = vec![0; 2 * LENGTH];
+        for n in 0..DATAGRAMS {
+            let length = receiver
+                .recv(&mut got)
+                .unwrap_or_else(|e| panic!("{family:?} {n}: {e}\n{}", weir.words()));
+            assert_eq!(got[..length], sent[n * LENGTH..(n + 1) * LENGTH], "{family:?} {n}");
+        }
+        let frames = growth(&weir, &before)("counters.rx_frames");
+        // Kernels before 6.2 cut for every TAP device; what is tested then is that all arrive.
+        if weir.dataplane_log().contains("udp_uncut=true") {
+            assert_eq!(frames, 1, "{family:?}\n{}", weir.words());
+        }
     }
 }

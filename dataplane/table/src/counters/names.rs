@@ -163,5 +163,7 @@ named! {
         FragmentsReleased = "fragments_released",
         /// Flows that were not entered, since their pod had as many as it may.
         FlowQuota = "flow_quota",
+        /// Frames that the punt device could not hand over whole, and that were dropped.
+        RxTruncated = "rx_truncated",
     }
 }
