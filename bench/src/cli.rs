@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::report::Report;
-use crate::{connect, flood, message, pktgen, place, rr, sink};
+use crate::{connect, flood, message, pktgen, place, rr, sink, stream};
 
 /// Exit code: all is well.
 pub const OK: u8 = 0;
@@ -27,8 +28,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Send numbered, time-stamped UDP messages at a steady rate; prints JSON
-    Pktgen {
+    /// Send frames past the kernel's sockets and judge what arrives: loss, order, latency, cost
+    Pktgen(Box<pktgen::Arguments>),
+    /// Send numbered, time-stamped UDP messages by an ordinary socket; prints JSON
+    Stream {
         /// Receiver, e.g. 10.244.0.2:9000 or [fd00::2]:9000
         #[arg(long, value_name = "ADDR:PORT")]
         to: SocketAddr,
@@ -175,10 +178,11 @@ impl Cli {
     /// Those of the command.
     pub fn run(self) -> Result<u8> {
         match self.command {
-            Command::Pktgen { to, from, rate, count, duration, size } => {
+            Command::Pktgen(arguments) => generate(&arguments),
+            Command::Stream { to, from, rate, count, duration, size } => {
                 let duration = duration.or(count.is_none().then_some(Duration::from_secs(10)));
-                let plan = pktgen::Plan { to, from, rate, count, duration, size };
-                print(&pktgen::run(&plan)?)
+                let plan = stream::Plan { to, from, rate, count, duration, size };
+                print(&stream::run(&plan)?)
             }
             Command::Sink { listen, wait, idle } => {
                 let wait = sink::Wait { listen, first: wait, idle };
@@ -220,6 +224,21 @@ impl Cli {
             Command::Report { samples, output } => report(&samples, output),
         }
     }
+}
+
+/// Exit code 2, as for any other mistake on the command line, when the plan is contradictory.
+fn generate(arguments: &pktgen::Arguments) -> Result<u8> {
+    let plan = arguments.plan().unwrap_or_else(|why| {
+        Cli::command().error(ErrorKind::ValueValidation, why).exit();
+    });
+    let report = pktgen::run(&plan)?;
+    match arguments.output {
+        pktgen::Output::Table => std::io::stdout().lock().write_all(report.table().as_bytes())?,
+        pktgen::Output::Json => {
+            print(&report)?;
+        }
+    }
+    Ok(OK)
 }
 
 fn report(samples: &PathBuf, output: Output) -> Result<u8> {

@@ -1,14 +1,17 @@
 //! Packet generator, loads and the judgement of measurements.
 //!
-//! Everything speaks through ordinary sockets: good for loss, order and delay, for the
-//! cost of a packet and the rate of connections, at the rates that a socket reaches
-//! (about a million packets a second on a core).
+//! [`pktgen`] writes and reads frames itself, past the sockets of both kernels. Everything
+//! else speaks through ordinary sockets, as applications do.
 //!
 //! | Module | Job |
 //! |---|---|
+//! | [`pktgen`] | generator and sink of frames: rate, loss, order, latency, cost |
+//! | [`rings`] | how frames get to and from a device: AF_XDP, AF_PACKET |
+//! | [`sequence`] | what became of numbered messages; pure |
+//! | [`latency`] | distributions of latencies |
 //! | [`message`] | what a numbered datagram carries: stream, sequence number, time sent |
 //! | [`pacer`] | when the next one is due |
-//! | [`pktgen`] | sends a stream |
+//! | [`stream`] | sends a stream of datagrams |
 //! | [`tally`] | judges a stream from the messages seen: pure, no sockets, no clock |
 //! | [`sink`] | receives a stream and hands it to the tally |
 //! | [`place`] | network namespaces, devices' counters, processors |
@@ -19,21 +22,25 @@
 //! | [`stats`] | medians and spreads |
 //! | [`report`] | judges the samples of `bench/fastpath` |
 //! | [`cli`] | the command line |
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::float_cmp))]
 
 pub mod cli;
 pub mod connect;
 pub mod cpu;
 pub mod flood;
+pub mod latency;
 pub mod message;
 pub mod pacer;
 pub mod pktgen;
 pub mod place;
 pub mod report;
+pub mod rings;
 pub mod rr;
+pub mod sequence;
 pub mod sink;
 pub mod stats;
+pub mod stream;
 pub mod tally;
 
 use rustix::time::{ClockId, clock_gettime};

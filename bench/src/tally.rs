@@ -1,35 +1,24 @@
 //! Judges a stream from the messages that arrived.
 //!
-//! Pure: the caller gives each message with the time it came. Invariant: after
-//! every call `received = distinct + duplicated`.
+//! Pure: the caller gives each message with the time it came.
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::latency::{Latency, Recorder};
 use crate::message::Message;
-
-/// Numbers up to this are believed; a larger one is a broken message, and
-/// believing it would cost memory (a bit a message).
-const MAX_NUMBER: u64 = 1 << 32;
-
-/// Latencies above this are recorded as this.
-const MAX_LATENCY_NS: u64 = 60_000_000_000;
+use crate::sequence::{MAX_NUMBER, Sequence};
 
 /// Counts one stream.
 #[derive(Debug)]
 pub struct Tally {
     stream: Option<u64>,
-    seen: Vec<u64>,
-    received: u64,
-    duplicated: u64,
-    reordered: u64,
+    sequence: Sequence,
     foreign: u64,
-    highest: Option<u64>,
     total: Option<u64>,
     first_ns: u64,
     last_ns: u64,
     max_gap_ns: u64,
-    latency: Histogram<u64>,
+    latency: Recorder,
 }
 
 /// What came of a stream.
@@ -59,23 +48,6 @@ pub struct Report {
     pub latency_ns: Latency,
 }
 
-/// Percentiles in nanoseconds, of all arrivals.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Latency {
-    /// Smallest.
-    pub min: u64,
-    /// Median.
-    pub p50: u64,
-    /// 90th.
-    pub p90: u64,
-    /// 99th.
-    pub p99: u64,
-    /// 99.9th.
-    pub p999: u64,
-    /// Largest.
-    pub max: u64,
-}
-
 impl Tally {
     /// An empty tally. It counts the first stream that it meets.
     ///
@@ -84,17 +56,13 @@ impl Tally {
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
             stream: None,
-            seen: Vec::new(),
-            received: 0,
-            duplicated: 0,
-            reordered: 0,
+            sequence: Sequence::default(),
             foreign: 0,
-            highest: None,
             total: None,
             first_ns: 0,
             last_ns: 0,
             max_gap_ns: 0,
-            latency: Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3)?,
+            latency: Recorder::new()?,
         })
     }
 
@@ -116,84 +84,44 @@ impl Tally {
             self.total = Some(message.total);
             return;
         }
-        if self.received == 0 {
+        if !self.has_begun() {
             self.first_ns = now_ns;
         } else {
             self.max_gap_ns = self.max_gap_ns.max(now_ns.saturating_sub(self.last_ns));
         }
         self.last_ns = now_ns;
-        self.received += 1;
-        self.latency.saturating_record(now_ns.saturating_sub(message.sent_ns));
-        if !self.mark(message.number) {
-            self.duplicated += 1;
-        } else if self.highest.is_some_and(|highest| message.number < highest) {
-            self.reordered += 1;
-        }
-        self.highest = self.highest.max(Some(message.number));
+        self.latency.record(now_ns.saturating_sub(message.sent_ns));
+        self.sequence.note(message.number);
     }
 
     /// Whether every message that was sent has come.
     pub fn is_whole(&self) -> bool {
-        self.total.is_some_and(|total| self.received - self.duplicated >= total)
+        self.total.is_some_and(|total| self.sequence.distinct() >= total)
     }
 
     /// Whether any message has come.
     pub fn has_begun(&self) -> bool {
-        self.received > 0
+        self.sequence.received() > 0
     }
 
     /// The findings so far.
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
     pub fn report(&self) -> Report {
-        let expected = self.total.unwrap_or_else(|| self.highest.map_or(0, |highest| highest + 1));
-        let distinct = self.received - self.duplicated;
+        let expected =
+            self.total.unwrap_or_else(|| self.sequence.highest().map_or(0, |highest| highest + 1));
         Report {
-            received: self.received,
+            received: self.sequence.received(),
             expected,
-            lost: expected.saturating_sub(distinct),
-            duplicated: self.duplicated,
-            reordered: self.reordered,
+            lost: self.sequence.lost(expected),
+            duplicated: self.sequence.duplicated(),
+            reordered: self.sequence.reordered(),
             foreign: self.foreign,
             complete: self.total.is_some(),
-            longest_loss: self.longest_loss(expected),
+            longest_loss: self.sequence.longest_loss(expected),
             max_gap_us: self.max_gap_ns / 1000,
             seconds: self.last_ns.saturating_sub(self.first_ns) as f64 / 1e9,
-            latency_ns: Latency {
-                min: self.latency.min(),
-                p50: self.latency.value_at_quantile(0.5),
-                p90: self.latency.value_at_quantile(0.9),
-                p99: self.latency.value_at_quantile(0.99),
-                p999: self.latency.value_at_quantile(0.999),
-                max: self.latency.max(),
-            },
+            latency_ns: self.latency.percentiles(),
         }
-    }
-
-    /// Marks a number as seen; false if it was before.
-    fn mark(&mut self, number: u64) -> bool {
-        let Ok(word) = usize::try_from(number / 64) else { return false };
-        if word >= self.seen.len() {
-            self.seen.resize(word + 1, 0);
-        }
-        let bit = 1 << (number % 64);
-        let fresh = self.seen[word] & bit == 0;
-        self.seen[word] |= bit;
-        fresh
-    }
-
-    fn longest_loss(&self, expected: u64) -> u64 {
-        let mut longest = 0;
-        let mut run = 0;
-        for number in 0..expected.min(MAX_NUMBER) {
-            let word = usize::try_from(number / 64).ok().and_then(|word| self.seen.get(word));
-            if word.is_some_and(|word| word & (1 << (number % 64)) != 0) {
-                run = 0;
-            } else {
-                run += 1;
-                longest = longest.max(run);
-            }
-        }
-        longest
     }
 }
 

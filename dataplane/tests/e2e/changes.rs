@@ -119,7 +119,7 @@ impl Numbered {
         let to = SocketAddr::from((lab.address("web", family), 9200)).to_string();
         let sink = bench(lab, "web", &["sink", "--listen", &to, "--idle", "2"]);
         thread::sleep(Duration::from_millis(300));
-        let arguments = ["pktgen", "--to", &to, "--rate", "2000", "--duration", "600"];
+        let arguments = ["stream", "--to", &to, "--rate", "2000", "--duration", "600"];
         Self { generator: bench(lab, "curl", &arguments), sink }
     }
 

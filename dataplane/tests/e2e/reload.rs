@@ -170,7 +170,7 @@ fn a_hundred_reloads_lose_nothing_that_stays_allowed() {
         let sink = bench(&lab, "web", &["sink", "--listen", &to]);
         thread::sleep(Duration::from_millis(300));
         let duration = SENDING.as_secs().to_string();
-        let arguments = ["pktgen", "--to", &to, "--rate", "2000", "--duration", &duration];
+        let arguments = ["stream", "--to", &to, "--rate", "2000", "--duration", &duration];
         (bench(&lab, "curl", &arguments), sink)
     });
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Sends a stream of numbered messages over UDP at a steady rate.
+//! Sends a stream of numbered messages over UDP at a steady rate, by an ordinary socket.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
