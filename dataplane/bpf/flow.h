@@ -291,6 +291,8 @@ static __always_inline int touch(struct flow *f, const struct tuple *t, __u32 ti
 			return 0;
 		if (!(t->tcp_flags & WEIR_SEEN_RST))
 			seen &= ~WEIR_SEEN_RST;
+		if (!(t->tcp_flags & (WEIR_SEEN_SYN | WEIR_SEEN_RST)))
+			seen |= WEIR_SEEN_MORE;
 		seen |= WEIR_SEEN_ANY | (t->tcp_flags & (WEIR_SEEN_FIN | WEIR_SEEN_SYN |
 							  WEIR_SEEN_RST | WEIR_SEEN_ACK));
 		next = aux & ~(0xffULL << shift) & ~0xffffffffULL;
@@ -309,16 +311,26 @@ static __always_inline int touch(struct flow *f, const struct tuple *t, __u32 ti
 
 /* ---- entering a flow --------------------------------------------------- */
 
+/* The account of the pod behind a device: Pod::of_device() of table/src/flow/quota.rs. */
+static __always_inline __u32 pod_of(__u32 ifindex)
+{
+	__u32 pod = ifindex & WEIR_FLOW_POD_MASK;
+
+	return ifindex && !pod ? WEIR_FLOW_POD_MASK : pod;
+}
+
 /* Takes a flow to a pod's account; 0 if it has as many as it may. Counted before the slot is
  * taken and given back after it is free, so that the count is never below the truth: see
- * table/src/flow/quota.rs. */
-static __always_inline int reserve(const struct weir_config *c, __u32 pod)
+ * table/src/flow/quota.rs. A function of its own for its share of the stack. */
+__noinline int reserve(__u32 pod)
 {
+	__u32 behind = WEIR_QUOTA_LIMIT;
 	__u64 *flows = bpf_map_lookup_elem(&weir_quota, &pod);
+	__u64 *limit = bpf_map_lookup_elem(&weir_quota, &behind);
 
-	if (!pod || !flows)
+	if (!pod || !flows || !limit)
 		return 1;
-	if (__sync_fetch_and_add(flows, 1) < c->flows_per_pod)
+	if (__sync_fetch_and_add(flows, 1) < READ(*limit))
 		return 1;
 	__sync_fetch_and_add(flows, -1);
 	return 0;
@@ -349,18 +361,17 @@ static __always_inline int claim(__u64 *word, __u64 ctl, __u64 busy)
  * somebody else was faster, or the pod that opens it (or, if that is none of this node, the one
  * to which it is opened) has as many flows as it may; then a worker decides.
  */
-static __always_inline int enter_flow(const struct weir_config *c, const struct tuple *t,
-				      __u32 place, __u64 ctl, const struct flow *verdict,
-				      __u32 tick)
+static __always_inline int enter_flow(const struct tuple *t, __u32 place, __u64 ctl,
+				      const struct flow *verdict, __u32 tick)
 {
 	__u64 src = (__u32)verdict->ifindex, dst = verdict->ifindex >> 32;
-	__u64 pod = (src ? src : dst) & WEIR_FLOW_POD_MASK;
+	__u64 pod = pod_of(src ? src : dst);
 	__u64 version = flow_version(ctl) + 1;
 	__u64 busy = version << WEIR_FLOW_VERSION_SHIFT | WEIR_FLOW_BUSY;
-	__u64 seen = WEIR_SEEN_ANY | (t->tcp_flags & WEIR_SEEN_SYN);
+	__u64 seen = WEIR_SEEN_ANY | (t->tcp_flags & WEIR_SEEN_SYN ?: WEIR_SEEN_MORE);
 	__u64 *word, *rest;
 
-	if (!reserve(c, pod))
+	if (!reserve(pod))
 		return 0;
 	if (t->s.v6) {
 		struct flow6 *e = bpf_map_lookup_elem(&weir_flows6, &place);

@@ -253,7 +253,7 @@ static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_co
 	if (!has_room || !serving(c, worker_of(c, p), bpf_ktime_get_ns()))
 		return PUNT;
 	/* The search for the verdict has taken the place of the flow's key. */
-	if (read_tuple(skb, c, t) == FAMILY_NONE || !enter_flow(c, t, place, ctl, &verdict, c->tick))
+	if (read_tuple(skb, c, t) == FAMILY_NONE || !enter_flow(t, place, ctl, &verdict, c->tick))
 		return PUNT;
 	return pass(WEIR_STEER_OPENED);
 }

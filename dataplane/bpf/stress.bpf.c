@@ -232,7 +232,7 @@ __noinline int write_key(__u32 n, __u32 dice)
 	verdict.stamp_hi = stamp_of(n, e, !t.from_hi);
 	verdict.ifindex = device_number(n, e, t.from_hi) |
 			  (__u64)device_number(n, e, !t.from_hi) << 32;
-	return enter_flow(c, &t, place, f.rest ? f.ctl : t.s.free_ctl, &verdict, tick) ? OPENED :
+	return enter_flow(&t, place, f.rest ? f.ctl : t.s.free_ctl, &verdict, tick) ? OPENED :
 											 RACED;
 }
 

@@ -15,7 +15,7 @@
 
 /* Raised whenever anything in this file changes its layout or meaning. A
  * daemon never adopts pinned maps that carry another number. */
-#define WEIR_ABI_VERSION 5
+#define WEIR_ABI_VERSION 6
 
 /* Most workers (queues of the punt pair) that a node can have. */
 #define WEIR_MAX_WORKERS 64
@@ -104,6 +104,7 @@ struct weir_shim {
 #define WEIR_SEEN_SYN 0x02
 #define WEIR_SEEN_RST 0x04 /* a reset, and nothing else since */
 #define WEIR_SEEN_ACK 0x10
+#define WEIR_SEEN_MORE 0x40 /* something that neither opens nor resets */
 #define WEIR_SEEN_ANY 0x80
 
 #define WEIR_PORT_HI_SHIFT 16
@@ -133,7 +134,9 @@ struct weir_shim {
 #define WEIR_MAC_WAYS 2
 
 /* Words of weir_quota: how many flows are to the account of each pod. */
-#define WEIR_QUOTA_WORDS 65536
+#define WEIR_QUOTA_WORDS 65537
+/* Behind the accounts: how many flows one of them may have at present. */
+#define WEIR_QUOTA_LIMIT 65536
 
 /* Entries of the verdict cache, powers of two. */
 #define WEIR_VERDICTS4 32768
@@ -188,7 +191,6 @@ struct weir_config {
 	__u64 tick;            /* coarse time, by the workers; stands still while none runs */
 	__u64 adopted;         /* the flows that were open before the first daemon are entered */
 	__u64 punt_flags;      /* WEIR_PUNT_*: what kind of device weir0 is */
-	__u64 flows_per_pod;   /* most flows to the account of one pod */
 	__u64 heartbeat_ns[WEIR_MAX_WORKERS]; /* CLOCK_MONOTONIC, by each worker */
 };
 
@@ -238,9 +240,8 @@ enum weir_steering_counter {
 #define WEIR_CONFIG_TICK 24
 #define WEIR_CONFIG_ADOPTED 25
 #define WEIR_CONFIG_PUNT_FLAGS 26
-#define WEIR_CONFIG_FLOWS_PER_POD 27
-#define WEIR_CONFIG_HEARTBEAT 28
-#define WEIR_CONFIG_WORDS 92
+#define WEIR_CONFIG_HEARTBEAT 27
+#define WEIR_CONFIG_WORDS 91
 
 #define WEIR_AT(field, word) \
 	_Static_assert(__builtin_offsetof(struct weir_config, field) == (word) * 8, #field)
@@ -260,7 +261,6 @@ WEIR_AT(punt_burst_ns, WEIR_CONFIG_PUNT_BURST);
 WEIR_AT(tick, WEIR_CONFIG_TICK);
 WEIR_AT(adopted, WEIR_CONFIG_ADOPTED);
 WEIR_AT(punt_flags, WEIR_CONFIG_PUNT_FLAGS);
-WEIR_AT(flows_per_pod, WEIR_CONFIG_FLOWS_PER_POD);
 WEIR_AT(heartbeat_ns, WEIR_CONFIG_HEARTBEAT);
 _Static_assert(sizeof(struct weir_config) == WEIR_CONFIG_WORDS * 8, "weir_config");
 _Static_assert(sizeof(struct weir_shim) == 16, "weir_shim");

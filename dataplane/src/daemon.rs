@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use weir_table::counters::{CounterBlock, Counters};
-use weir_table::flow::{FlowTable, HashKey, Quota, Tick, VerdictCache};
+use weir_table::flow::{FlowTable, HashKey, LEAST_SHARE_SHIFT, Quota, Tick, VerdictCache};
 use weir_table::mem::SharedWords;
 use weir_table::publish::Listener;
 use weir_table::saved;
@@ -78,6 +78,23 @@ pub struct Settings {
     pub io: IoMode,
 }
 
+impl Settings {
+    /// # Errors
+    /// Values that do not go together.
+    fn check(&self) -> Result<()> {
+        let least = self.flows >> LEAST_SHARE_SHIFT;
+        match self.flows_per_pod {
+            Some(most) if most < least => bail!(
+                "--flows-per-pod {most} is too few for --flows {}: a pod at its limit would not \
+                 find a flow of its own to give up; allow {least} at least, or make the table \
+                 smaller",
+                self.flows
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A daemon that serves.
 pub struct Daemon {
     settings: Settings,
@@ -97,6 +114,7 @@ impl Daemon {
     /// # Errors
     /// One sentence that names what is missing and the remedy.
     pub async fn start(settings: Settings) -> Result<Self> {
+        settings.check()?;
         privileges::require()?;
         // Before anything is touched: this takes the run directory for this process.
         let saved = saved::load(&settings.run_dir).ok().flatten();
@@ -110,7 +128,6 @@ impl Daemon {
         let mut steering = Steering::load(&settings.pin_dir, sizes, backend)?;
         tracing::info!(io = backend.as_str(), why, "how packets reach user space");
         let maps = steering.shared_maps(sizes)?;
-        let flows_per_pod = u64::from(settings.flows_per_pod.unwrap_or(settings.flows / 4));
         let config = Arc::new(Config::new(maps.config));
         clock::resume_flows(config.tick());
         config.set_tick(Tick::from_nanos(clock::flow_ns()));
@@ -123,14 +140,15 @@ impl Daemon {
                 offload: settings.offload,
                 punt_limit: settings.offload.then_some(PuntLimit::DEFAULT),
                 flows: sizes,
-                flows_per_pod,
             },
         );
         let counter_words = Arc::new(maps.counters);
         let counters = Counters::init(Arc::clone(&counter_words), settings.workers as usize)?;
         let key = HashKey::from_words(config.hash_key());
         let flows = FlowTable::new(maps.flows4, maps.flows6, key.clone())?;
-        let flows = Arc::new(flows.with_quota(Quota::new(maps.quota, flows_per_pod)));
+        let most = u64::from(settings.flows_per_pod.unwrap_or(settings.flows / 4));
+        let quota = Quota::shared(maps.quota, most, settings.flows.into());
+        let flows = Arc::new(flows.with_quota(quota));
         let verdicts = VerdictCache::new(maps.verdicts4, maps.verdicts6, key.clone())?;
         let stamps = Arc::new(Stamps::new(maps.stamps, key)?);
         // Nobody writes now: hooks that an earlier daemon left enter flows only while one of

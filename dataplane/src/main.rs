@@ -37,7 +37,8 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 262_144,
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     flows: u32,
-    /// Flows that one pod may have in it [default: a quarter of --flows]
+    /// Flows that one pod may have in it at most, a 256th of --flows or more; fewer while the
+    /// table fills up [default: a quarter of --flows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     flows_per_pod: Option<u32>,
     /// How the hooks are attached to pods' devices

@@ -138,7 +138,6 @@ impl Rig {
                 offload: true,
                 punt_limit: None,
                 flows: Sizes { flows4: SLOTS, flows6: SLOTS },
-                flows_per_pod: u64::MAX,
             },
         );
         let stress = words("weir_stress", STRESS_WORDS);

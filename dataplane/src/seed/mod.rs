@@ -55,7 +55,9 @@ use std::ops::ControlFlow;
 use arrayvec::ArrayVec;
 use netlink_packet_netfilter::conntrack::Status;
 use weir_table::addr::Address;
-use weir_table::flow::layout::{SEEN_ACK, SEEN_ANY, SEEN_FIN, SEEN_RST, SEEN_SYN, SEEN_TCP_MASK};
+use weir_table::flow::layout::{
+    SEEN_ACK, SEEN_ANY, SEEN_FIN, SEEN_MORE, SEEN_RST, SEEN_SYN, SEEN_TCP_MASK,
+};
 use weir_table::flow::{FlowKey, Seen, Side};
 
 use crate::endpoints::Endpoints;
@@ -215,10 +217,12 @@ fn seen(entry: &Entry) -> Option<[u8; 2]> {
     let mut seen = match (entry.original.protocol, entry.tcp) {
         (protocol::TCP, None) => return None,
         (protocol::TCP, Some(Tcp { state, closer })) => {
-            const OPEN: u8 = SEEN_ANY | SEEN_SYN | SEEN_ACK;
+            // As a segment in the middle leaves it.
+            const OPEN: u8 = SEEN_ANY | SEEN_ACK | SEEN_MORE;
+            const ANSWER: u8 = SEEN_ANY | SEEN_SYN | SEEN_ACK;
             match state {
                 TcpState::SynSent | TcpState::SynSent2 => [SEEN_ANY | SEEN_SYN; 2],
-                TcpState::SynRecv => [SEEN_ANY | SEEN_SYN, OPEN],
+                TcpState::SynRecv => [SEEN_ANY | SEEN_SYN, ANSWER],
                 TcpState::Established => [OPEN; 2],
                 // The second FIN cannot be told from a repetition of the first, so only
                 // the first is taken for certain. The state is the same.
@@ -231,12 +235,14 @@ fn seen(entry: &Entry) -> Option<[u8; 2]> {
                     _ => [OPEN | SEEN_FIN; 2],
                 },
                 // Conntrack does not tell whose reset it was.
-                TcpState::Close => [OPEN | SEEN_RST; 2],
+                TcpState::Close => [SEEN_ANY | SEEN_ACK | SEEN_RST; 2],
             }
         }
         // Conntrack's SCTP states are not read: one that was answered counts as set up.
-        (protocol::SCTP, _) if entry.status.contains(Status::SeenReply) => [SEEN_ANY | SEEN_ACK; 2],
-        _ => [SEEN_ANY; 2],
+        (protocol::SCTP, _) if entry.status.contains(Status::SeenReply) => {
+            [SEEN_ANY | SEEN_ACK | SEEN_MORE; 2]
+        }
+        _ => [SEEN_ANY | SEEN_MORE; 2],
     };
     if !entry.status.contains(Status::SeenReply) {
         seen[1] = 0;

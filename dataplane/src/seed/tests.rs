@@ -160,7 +160,9 @@ fn a_pod_that_reaches_itself_through_a_service_has_two_flows() {
 #[test]
 fn tcp_is_in_the_state_that_conntrack_says() {
     use TcpState::*;
-    const OPEN: u8 = SEEN_ANY | SEEN_SYN | SEEN_ACK;
+    const OPEN: u8 = SEEN_ANY | SEEN_ACK | SEEN_MORE;
+    const ANSWER: u8 = SEEN_ANY | SEEN_SYN | SEEN_ACK;
+    const ENDED: u8 = SEEN_ANY | SEEN_ACK | SEEN_RST;
     const NEITHER: [bool; 2] = [false, false];
     const OPENER: [bool; 2] = [true, false];
     const OTHER: [bool; 2] = [false, true];
@@ -168,7 +170,7 @@ fn tcp_is_in_the_state_that_conntrack_says() {
     let cases = [
         (SynSent, false, NEITHER, [syn, 0], "opening"),
         (SynSent2, true, NEITHER, [syn, syn], "opening"),
-        (SynRecv, true, NEITHER, [syn, OPEN], "opening"),
+        (SynRecv, true, NEITHER, [syn, ANSWER], "opening"),
         (Established, true, NEITHER, [OPEN, OPEN], "established"),
         // Picked up in its middle, other end not heard since.
         (Established, false, NEITHER, [OPEN, 0], "opening"),
@@ -177,7 +179,7 @@ fn tcp_is_in_the_state_that_conntrack_says() {
         (LastAck, true, OPENER, [OPEN | SEEN_FIN, OPEN], "closing"),
         (TimeWait, true, NEITHER, [OPEN | SEEN_FIN; 2], "closing"),
         (TimeWait, true, [true; 2], [OPEN | SEEN_FIN; 2], "closing"),
-        (Close, true, NEITHER, [OPEN | SEEN_RST; 2], "reset"),
+        (Close, true, NEITHER, [ENDED; 2], "reset"),
     ];
     for (state, replied, closer, [opener, other], wanted) in cases {
         let status = if replied { answered() } else { Status::Confirmed };
@@ -200,10 +202,11 @@ fn other_protocols_are_answered_if_a_reply_was_seen() {
         (protocol::ICMP, "icmp", "icmp"),
     ] {
         let entry = plain(protocol, "10.77.0.2#40001 > 10.77.1.2#8080");
-        for (status, wanted, other) in [(answered(), yes, SEEN_ANY), (Status::Confirmed, no, 0)] {
+        let any = SEEN_ANY | SEEN_MORE;
+        for (status, wanted, other) in [(answered(), yes, any), (Status::Confirmed, no, 0)] {
             let seeds = seeds_of(&Entry { status, ..entry }, &endpoints(true, true));
             let set_up = if protocol == protocol::SCTP && other != 0 { SEEN_ACK } else { 0 };
-            assert_eq!(seeds[0].seen, Seen { lo: SEEN_ANY | set_up, hi: other | set_up });
+            assert_eq!(seeds[0].seen, Seen { lo: any | set_up, hi: other | set_up });
             assert!(shown(&seeds[0]).ends_with(&format!(" {wanted}")), "{}", shown(&seeds[0]));
         }
     }

@@ -100,8 +100,6 @@ pub struct Fixed {
     pub punt_limit: Option<PuntLimit>,
     /// Entries of the two flow tables, powers of two.
     pub flows: Sizes,
-    /// Most flows to the account of one pod.
-    pub flows_per_pod: u64,
 }
 
 /// The daemon's view of `struct weir_config`, mapped from the pinned array.
@@ -140,7 +138,7 @@ impl Config {
                 self.set(word, value);
             }
         }
-        let &Fixed { mark, fail_open, heartbeat_timeout, offload, punt_limit, flows, .. } = fixed;
+        let &Fixed { mark, fail_open, heartbeat_timeout, offload, punt_limit, flows } = fixed;
         self.set(CONFIG_MARK_VALUE, mark.value.into());
         self.set(CONFIG_MARK_MASK, mark.mask.into());
         self.set(CONFIG_FAIL_OPEN, fail_open.into());
@@ -153,7 +151,6 @@ impl Config {
         let burst = punt_limit.map_or(0, |limit| limit.interval_ns() * u64::from(limit.burst));
         self.set(CONFIG_PUNT_INTERVAL, interval);
         self.set(CONFIG_PUNT_BURST, burst);
-        self.set(CONFIG_FLOWS_PER_POD, fixed.flows_per_pod);
         // Off only with the hooks that know nothing else: see `set_offload`.
         if offload {
             self.set_offload(true);
@@ -268,7 +265,6 @@ mod tests {
             offload: true,
             punt_limit: Some(PuntLimit { rate: 1000, burst: 5 }),
             flows: Sizes { flows4: 64, flows6: 16 },
-            flows_per_pod: 16,
         };
         config.init([7; 12], &fixed);
         config.init([9; 12], &Fixed { fail_open: true, ..fixed });

@@ -36,7 +36,6 @@ pub const FIXED: Fixed = Fixed {
     offload: true,
     punt_limit: None,
     flows: Sizes { flows4: FLOWS as u32, flows6: FLOWS as u32 },
-    flows_per_pod: u64::MAX,
 };
 
 /// Entries of either family's flow table: what a map has unless it is told otherwise.

@@ -97,6 +97,8 @@ pub const SEEN_SYN: u8 = bit(abi::SEEN_SYN);
 pub const SEEN_RST: u8 = bit(abi::SEEN_RST);
 /// Seen from a side: a segment with ACK.
 pub const SEEN_ACK: u8 = bit(abi::SEEN_ACK);
+/// A packet that neither opens nor resets: its sender has gone on.
+pub const SEEN_MORE: u8 = bit(abi::SEEN_MORE);
 /// Seen from a side: any packet, of any protocol.
 pub const SEEN_ANY: u8 = bit(abi::SEEN_ANY);
 /// The bits of TCP's flag byte that are kept.

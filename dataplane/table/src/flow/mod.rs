@@ -35,7 +35,7 @@ mod table;
 mod verdicts;
 
 pub use key::{FlowHash, FlowKey, HashKey, Side};
-pub use quota::{QUOTA_WORDS, Quota};
+pub use quota::{LEAST_SHARE_SHIFT, QUOTA_WORDS, Quota};
 pub use region::{Counts, InChange};
 pub use state::{FlowState, Seen, Tick, timeout};
 pub use table::{

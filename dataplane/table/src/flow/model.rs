@@ -104,7 +104,7 @@ proptest! {
         ),
         limit in 1..8u64,
     ) {
-        let words = heap_words(8);
+        let words = heap_words(9);
         let table = table(16, 16).with_quota(Quota::new(words, limit));
         let mut now = Tick(1000);
         let mut payers: HashMap<FlowKey, u32> = HashMap::new();
@@ -147,7 +147,7 @@ proptest! {
 
 #[test]
 fn a_pod_at_its_limit_gets_a_slot_only_for_one_of_its_own() {
-    let words = heap_words(64);
+    let words = heap_words(65);
     let table = table(1024, 1024).with_quota(Quota::new(words, 100));
     let enter = |n: u16, pod: u32, now: u32| {
         let (key, sender) = key(false, pod as u8, n, 17);
@@ -170,47 +170,76 @@ fn a_pod_at_its_limit_gets_a_slot_only_for_one_of_its_own() {
     assert!(evicted > 2000, "{evicted} of {entered}");
     assert!(flows_of(1) > 90, "{}", flows_of(1));
     assert_eq!(flows_of(2), 100, "nobody else's went");
-    // Answered ones do not give way.
+    // Answered ones give way to the pod's own, the longest silent of those that are found,
+    // and to nobody else's.
     for (flow, state) in table.entries().filter(|(_, flow)| payer(flow) == 1) {
         table.touch(flow, state.initiator.other(), 0, Tick(3000));
     }
-    let mut n = 3000;
-    while flows_of(1) < 100 {
-        let (key, sender, _) = enter(n, 1, 3000);
-        if let Some((flow, _)) = find(&table, &key) {
-            table.touch(flow, sender.other(), 0, Tick(3000));
+    let entered = (3000..3100).filter(|&n| enter(n, 1, 3001).2.is_ok()).count();
+    assert!(entered > 90, "{entered}");
+    // Connections do not.
+    table.entries().filter(|(_, flow)| payer(flow) == 1).for_each(|(flow, _)| {
+        table.delete(flow);
+    });
+    let connect = |n: u16, now: u32| {
+        let (key, sender) = key(false, 1, n, 6);
+        let new = NewFlow { tcp_flags: layout::SEEN_SYN, ..of_pod(sender, 1, 0) };
+        let inserted = table.insert(&key, table.hash(&key), &new, Tick(now))?;
+        for side in [sender.other(), sender] {
+            table.touch(inserted.flow, side, layout::SEEN_ACK, Tick(now));
         }
+        Ok(key)
+    };
+    let mut n = 0;
+    while flows_of(1) < 100 {
+        connect(n, 3100).unwrap();
         n += 1;
     }
-    for n in n..4000 {
-        assert_eq!(enter(n, 1, 3000).2, Err(NoRoom::Pod));
+    for n in n..1000 {
+        assert_eq!(connect(n, 3100), Err(NoRoom::Pod));
     }
-    assert!(enter(4000, 2, 3000).2.is_ok(), "another pod's oldest goes for its own");
-    assert!(enter(4000, 3, 3000).2.is_ok());
+    assert!(enter(4000, 2, 3100).2.is_ok(), "another pod's oldest goes for its own");
+    assert!(enter(4000, 3, 3100).2.is_ok());
     // Until they are over, whether or not expiry has come by.
-    let (key, _, _) = enter(5000, 1, 3000 + Tick::in_seconds(121));
-    assert!(find(&table, &key).is_some());
+    assert!(connect(5000, 3100 + Tick::in_seconds(3601)).is_ok());
     // The account is the same after a restart, also if a writer has died with a reservation.
     let before = [1, 2, 3].map(|pod| table.quota().unwrap().flows_of(pod));
     table.recount();
     assert_eq!([1, 2, 3].map(|pod| table.quota().unwrap().flows_of(pod)), before);
 }
 
+/// A look for an own flow is the longer, the smaller the share of the slots.
+#[test]
+fn a_pod_with_a_small_account_finds_a_flow_to_give_up() {
+    const SLOTS: usize = 1 << 16;
+    let table = table(SLOTS, SLOTS).with_quota(Quota::new(heap_words(65), SLOTS as u64 / 256));
+    let entered = (0..5000).filter(|&n| {
+        let (key, sender) = key(false, 1, n, 17);
+        table.insert(&key, table.hash(&key), &of_pod(sender, 1, 0), Tick(n.into())).is_ok()
+    });
+    let entered = entered.count();
+    assert!(entered > 4500, "{entered} of 5000");
+}
+
 #[test]
 fn what_gives_way_and_what_never_does() {
     use layout::{SEEN_ACK, SEEN_FIN, SEEN_RST, SEEN_SYN};
     let (syn, ack) = (SEEN_SYN, SEEN_ACK);
-    let opened = [(true, syn), (false, syn | ack), (true, ack)];
+    let opened = [(true, syn), (false, syn | ack), (true, ack), (false, ack)];
+    let blind = [&opened[..3], &[(false, SEEN_RST), (false, syn | ack)]].concat();
     // What is sent (by the initiator?, TCP's flags), and whether it yields.
     let cases = [
         ("a SYN", 6, vec![(true, syn)], true),
         ("a SYN and its answer", 6, opened[..2].to_vec(), true),
         ("a refused SYN", 6, vec![(true, syn), (false, SEEN_RST | ack)], true),
         ("a connection", 6, opened.to_vec(), false),
+        ("a handshake that only its opener speaks of", 6, opened[..3].to_vec(), true),
+        ("one that the other end denies", 6, blind, true),
         ("a finished one", 6, [&opened[..], &[(true, SEEN_FIN | ack)]].concat(), false),
         ("a reset one", 6, [&opened[..], &[(false, SEEN_RST)]].concat(), false),
         ("an INIT and its answer", 132, opened[..2].to_vec(), true),
         ("an association", 132, opened.to_vec(), false),
+        ("an association that only its opener speaks of", 132, opened[..3].to_vec(), true),
         ("a question", 17, vec![(true, 0)], true),
         ("question and answer", 17, vec![(true, 0), (false, 0)], false),
         ("a ping", 1, vec![(true, 0), (false, 0)], true),
@@ -346,6 +375,7 @@ fn a_flood_of_new_flows_never_displaces_an_established_one() {
     let flow = table.insert(&kept, hash, &new_flow(client, 0x02, 1), Tick(0)).unwrap().flow;
     assert!(table.touch(flow, client.other(), 0x12, Tick(0)));
     assert!(table.touch(flow, client, 0x10, Tick(0)));
+    assert!(table.touch(flow, client.other(), 0x10, Tick(0)));
     let (cut, cut_client) = key(false, 2, 40_000, 6);
     let cut_ref =
         table.insert(&cut, table.hash(&cut), &new_flow(cut_client, 0x02, 1), Tick(0)).unwrap().flow;

@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 use super::key::Side;
-use super::layout::{SEEN_ACK, SEEN_ANY, SEEN_FIN, SEEN_RST, SEEN_TCP_MASK, TICK_SHIFT};
+use super::layout::{
+    SEEN_ACK, SEEN_ANY, SEEN_FIN, SEEN_MORE, SEEN_RST, SEEN_SYN, SEEN_TCP_MASK, TICK_SHIFT,
+};
 
 /// Coarse monotonic time, in units of 2^26 ns (about 67 ms). Wraps after nine years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -74,11 +76,21 @@ impl Seen {
         if tcp_flags & SEEN_RST == 0 {
             before &= !SEEN_RST;
         }
+        if tcp_flags & (SEEN_SYN | SEEN_RST) == 0 {
+            before |= SEEN_MORE;
+        }
         let now = before | SEEN_ANY | (tcp_flags & SEEN_TCP_MASK);
         match side {
             Side::Lo => Self { lo: now, hi: self.hi },
             Side::Hi => Self { lo: self.lo, hi: now },
         }
+    }
+
+    /// True once both ends have gone on after what opened the flow. A handshake alone can be
+    /// one end's work: whoever forges a SYN can forge the segment that acknowledges the
+    /// answer as well, unseen, and only the other end knows that its number is wrong.
+    pub const fn both_went_on(self) -> bool {
+        self.lo & self.hi & SEEN_MORE != 0
     }
 
     const fn either(self, bit: u8) -> bool {
@@ -195,7 +207,6 @@ impl FlowState {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::super::layout::SEEN_SYN;
     use super::*;
 
     /// Replays (side, flags) and names the state after each packet.
@@ -228,6 +239,23 @@ mod tests {
             ],
         );
         assert_eq!(states, [Opening, Opening, Opening, Established, Closing, Closing]);
+    }
+
+    #[test]
+    fn a_forged_handshake_is_none_that_both_ends_took_part_in() {
+        let blind = [
+            (C, SEEN_SYN),
+            (S, SEEN_SYN | SEEN_ACK),
+            (C, SEEN_ACK),
+            (S, SEEN_RST),
+            (S, SEEN_SYN | SEEN_ACK),
+        ];
+        let after = |packets: &[(Side, u8)]| {
+            packets.iter().fold(Seen::default(), |seen, &(side, flags)| seen.with(side, flags))
+        };
+        assert_eq!(life(TCP, &blind).last(), Some(&FlowState::Established));
+        assert!(!after(&blind).both_went_on());
+        assert!(after(&[&blind[..3], &[(S, SEEN_ACK)]].concat()).both_went_on());
     }
 
     #[test]
@@ -265,7 +293,7 @@ mod tests {
     fn flags_of_other_protocols_do_not_leak_in() {
         let seen = Seen::default().with(C, 0xff);
         assert_eq!(seen.hi, SEEN_ANY | SEEN_TCP_MASK);
-        assert_eq!(Seen::default().with(C, 0).hi, SEEN_ANY);
+        assert_eq!(Seen::default().with(C, 0).hi, SEEN_ANY | SEEN_MORE);
     }
 
     #[test]

@@ -77,20 +77,33 @@ impl Flow {
         now.since(self.last_seen) > self.state().timeout(self.key.protocol())
     }
 
-    /// True if the flow may make room for a new one: nothing would be lost but a verdict that
-    /// is easily had again. Never true for an established flow, which a flood of new ones must
-    /// not push out, even if it was reset, which anybody may have forged; nor for a cut one,
-    /// whose entry is what keeps it cut. A refused connection, of which there was no more than
-    /// a question and a reset, yields.
+    /// True if the flow may make room for a new one of any pod: nothing would be lost but a
+    /// verdict that is easily had again. Never true for a connection in which both ends took
+    /// part ([`Seen::both_went_on`]), which a flood of new ones must not push out, even if it
+    /// was reset, which anybody may have forged; nor for a cut one, whose entry is what keeps
+    /// it cut. A refused connection, of which there was no more than a question and a reset,
+    /// yields.
     pub const fn yields(&self) -> bool {
         match self.state() {
             FlowState::Opening | FlowState::Unanswered | FlowState::Icmp => true,
             FlowState::Reset => self.seen.from(self.initiator) & SEEN_ACK == 0,
-            FlowState::Established
-            | FlowState::Closing
-            | FlowState::Answered
-            | FlowState::Denied => false,
+            FlowState::Established => !self.seen.both_went_on(),
+            FlowState::Answered => self.key.protocol() == SCTP && !self.seen.both_went_on(),
+            FlowState::Closing | FlowState::Denied => false,
         }
+    }
+
+    /// True if the flow may make room for a new one *of its own pod* that has no more to
+    /// give up: it is at an end, or an exchange of datagrams, of which the longest silent is
+    /// most likely over. Else the questions of two minutes ago would keep a busy resolver
+    /// from asking.
+    pub const fn yields_to_its_own(&self) -> bool {
+        self.yields()
+            || match self.state() {
+                FlowState::Closing | FlowState::Reset => true,
+                FlowState::Answered => self.key.protocol() != SCTP,
+                _ => false,
+            }
     }
 
     /// Address and port of the end that opened the connection.
@@ -140,9 +153,12 @@ pub enum NoRoom {
     Pod,
 }
 
-/// Slots that are looked at for a flow that its own pod can do without. A pod that has a
-/// quarter of the intended load has one in eight of the IPv4 slots.
-const OWN_SAMPLE: usize = 32;
+/// Slots that are looked at for a flow that its own pod can do without, at least and at most.
+/// They are neighbours, so the memory brings them in a row.
+const OWN_SAMPLE: (usize, usize) = (64, 1024);
+/// Own flows that such a look should meet.
+const OWN_WANTED: usize = 8;
+const SCTP: u8 = 132;
 
 /// Where a walk of expiry stands. Several workers share the walk: each has a cursor of
 /// its own and takes its part of the slots.
@@ -219,6 +235,13 @@ impl<W: Words> FlowTable<W> {
         self.quota.as_ref()
     }
 
+    /// Finds the pods' limit anew: [`Quota::share_out`].
+    pub fn share_out(&self) {
+        if let Some(quota) = &self.quota {
+            quota.share_out();
+        }
+    }
+
     /// Counts every pod's flows anew. Only while nobody enters flows: at start, after
     /// [`FlowTable::sweep`].
     pub fn recount(&self) {
@@ -277,7 +300,7 @@ impl<W: Words> FlowTable<W> {
     }
 
     /// Enters a flow whose first packet was seen `now`. Replaces an entry of the same
-    /// key. In a full table an expired flow makes room, else the longest silent of those
+    /// key. In a full table an expired flow makes room, else the most aged of those
     /// that yield ([`Flow::yields`]). A pod that has as many flows as it may gets a slot only
     /// for one of its own that yields, if one is found in a few looks.
     ///
@@ -319,17 +342,17 @@ impl<W: Words> FlowTable<W> {
             return Err(NoRoom::Pod);
         }
         // At its limit it takes nothing from others.
-        let may_displace = |owner| !gave_way || owner == pod;
+        let may_displace = |owner, flow: &Flow| match owner == pod {
+            true => gladness(flow, now, gave_way),
+            false if gave_way => None,
+            false => gladness(flow, now, false),
+        };
         let freed = |pod| self.release(pod);
         let placed = if v6 {
-            let victim = |s: &Snapshot<V6_KEY_WORDS>| {
-                gladness(&from_v6(s).1, now).filter(|_| may_displace(s.record.pod))
-            };
+            let victim = |s: &Snapshot<V6_KEY_WORDS>| may_displace(s.record.pod, &from_v6(s).1);
             self.v6.insert(hash, &key.to_v6_words(), &record, victim, freed)
         } else {
-            let victim = |s: &Snapshot<V4_KEY_WORDS>| {
-                gladness(&from_v4(s).1, now).filter(|_| may_displace(s.record.pod))
-            };
+            let victim = |s: &Snapshot<V4_KEY_WORDS>| may_displace(s.record.pod, &from_v4(s).1);
             self.v4.insert(hash, &key.to_v4_words(), &record, victim, freed)
         };
         let Some(placed) = placed else {
@@ -340,19 +363,27 @@ impl<W: Words> FlowTable<W> {
         Ok(Inserted { flow: FlowRef { v6, handle: placed.handle }, evicted })
     }
 
-    /// Forgets one flow of the pod that is over or yields, if there is one among a few slots,
-    /// first in the new flow's family. Of those that yield the longest silent goes.
+    /// Forgets one flow of the pod that is over or yields to it, if there is one among a few
+    /// slots, first in the new flow's family: of those that yield most gladly the longest
+    /// silent.
     fn give_up_own(&self, pod: Pod, hash: FlowHash, v6: bool, now: Tick) -> bool {
         let in_v4 = || {
-            let all = self.v4.sample(hash, OWN_SAMPLE).filter(|s| s.record.pod == pod);
-            gladdest(all.map(|s| from_v4(&s)), now)
+            let all = self.v4.sample(hash, self.own_sample(self.v4.slots()));
+            gladdest(all.filter(|s| s.record.pod == pod).map(|s| from_v4(&s)), now)
         };
         let in_v6 = || {
-            let all = self.v6.sample(hash, OWN_SAMPLE).filter(|s| s.record.pod == pod);
-            gladdest(all.map(|s| from_v6(&s)), now)
+            let all = self.v6.sample(hash, self.own_sample(self.v6.slots()));
+            gladdest(all.filter(|s| s.record.pod == pod).map(|s| from_v6(&s)), now)
         };
         let found = if v6 { in_v6().or_else(in_v4) } else { in_v4().or_else(in_v6) };
         found.is_some_and(|flow| self.delete(flow))
+    }
+
+    /// How many of `slots` to look at to meet some flows of a pod that is at its limit.
+    fn own_sample(&self, slots: usize) -> usize {
+        let limit = self.quota.as_ref().map_or(u64::MAX, Quota::limit);
+        let apart = slots / usize::try_from(limit).unwrap_or(usize::MAX).max(1);
+        apart.saturating_mul(OWN_WANTED).clamp(OWN_SAMPLE.0, OWN_SAMPLE.1)
     }
 
     /// Notes a packet that `side` sent. Costs no store unless the tick or the flags seen
@@ -466,17 +497,27 @@ impl<W: Words> FlowView<W> {
     }
 }
 
-/// How gladly a flow makes room: expired ones first, then by silence.
-fn gladness(flow: &Flow, now: Tick) -> Option<u32> {
+/// How gladly a flow makes room, for one of its own pod or for any: the more, the more of its
+/// time is over. The time of a connection that only one end has set up is that of a half-open
+/// one.
+fn gladness(flow: &Flow, now: Tick, for_its_own: bool) -> Option<u32> {
+    const WHOLE: u64 = 1 << 31;
     if flow.is_expired(now) {
         return Some(u32::MAX);
     }
-    flow.yields().then(|| now.since(flow.last_seen))
+    let time = match flow.state() {
+        FlowState::Established => FlowState::Opening,
+        state => state,
+    };
+    let time = u64::from(time.timeout(flow.key.protocol()).max(1));
+    let over = u64::from(now.since(flow.last_seen)) * WHOLE / time;
+    let willing = if for_its_own { flow.yields_to_its_own() } else { flow.yields() };
+    willing.then(|| u32::try_from(over).unwrap_or(u32::MAX - 1))
 }
 
-/// The flow that makes room most gladly, if any does.
+/// The flow that makes room most gladly for one of its own pod, if any does.
 fn gladdest(flows: impl Iterator<Item = (FlowRef, Flow)>, now: Tick) -> Option<FlowRef> {
-    let willing = flows.filter_map(|(name, flow)| Some((gladness(&flow, now)?, name)));
+    let willing = flows.filter_map(|(name, flow)| Some((gladness(&flow, now, true)?, name)));
     willing.max_by_key(|&(gladness, _)| gladness).map(|(_, name)| name)
 }
 
