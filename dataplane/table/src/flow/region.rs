@@ -590,10 +590,16 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         self.delete(old.handle)
     }
 
-    /// The live entries of `count` slots in a row, from one that follows from the hash; each
-    /// slot once.
-    pub fn sample(&self, hash: FlowHash, count: usize) -> impl Iterator<Item = Snapshot<K>> {
-        let first = self.buckets(hash).0 * BUCKET;
+    /// The live entries of `count` slots in a row, from the first or the second bucket of the
+    /// hash on; each slot once.
+    pub fn sample(
+        &self,
+        hash: FlowHash,
+        second: bool,
+        count: usize,
+    ) -> impl Iterator<Item = Snapshot<K>> {
+        let buckets = self.buckets(hash);
+        let first = if second { buckets.1 } else { buckets.0 } * BUCKET;
         let slots = self.slots();
         (first..first + count.min(slots)).filter_map(move |index| self.read_slot(index % slots))
     }

@@ -363,19 +363,21 @@ impl<W: Words> FlowTable<W> {
         Ok(Inserted { flow: FlowRef { v6, handle: placed.handle }, evicted })
     }
 
-    /// Forgets one flow of the pod that is over or yields to it, if there is one among a few
-    /// slots, first in the new flow's family: of those that yield most gladly the longest
-    /// silent.
+    /// Forgets one flow of the pod that is over or yields to it, the most aged of a few slots.
+    /// Looks behind either bucket of the new flow's family, then of the other family. (One
+    /// place alone would not do: where the pod has no flow it would never get one.)
     fn give_up_own(&self, pod: Pod, hash: FlowHash, v6: bool, now: Tick) -> bool {
-        let in_v4 = || {
-            let all = self.v4.sample(hash, self.own_sample(self.v4.slots()));
-            gladdest(all.filter(|s| s.record.pod == pod).map(|s| from_v4(&s)), now)
+        let in_v4 = |second| {
+            let all = self.v4.sample(hash, second, self.own_sample(self.v4.slots()));
+            most_aged(all.filter(|s| s.record.pod == pod).map(|s| from_v4(&s)), now)
         };
-        let in_v6 = || {
-            let all = self.v6.sample(hash, self.own_sample(self.v6.slots()));
-            gladdest(all.filter(|s| s.record.pod == pod).map(|s| from_v6(&s)), now)
+        let in_v6 = |second| {
+            let all = self.v6.sample(hash, second, self.own_sample(self.v6.slots()));
+            most_aged(all.filter(|s| s.record.pod == pod).map(|s| from_v6(&s)), now)
         };
-        let found = if v6 { in_v6().or_else(in_v4) } else { in_v4().or_else(in_v6) };
+        let places = [(v6, false), (v6, true), (!v6, false)];
+        let found =
+            places.into_iter().find_map(|(v6, nth)| if v6 { in_v6(nth) } else { in_v4(nth) });
         found.is_some_and(|flow| self.delete(flow))
     }
 
@@ -516,7 +518,7 @@ fn gladness(flow: &Flow, now: Tick, for_its_own: bool) -> Option<u32> {
 }
 
 /// The flow that makes room most gladly for one of its own pod, if any does.
-fn gladdest(flows: impl Iterator<Item = (FlowRef, Flow)>, now: Tick) -> Option<FlowRef> {
+fn most_aged(flows: impl Iterator<Item = (FlowRef, Flow)>, now: Tick) -> Option<FlowRef> {
     let willing = flows.filter_map(|(name, flow)| Some((gladness(&flow, now, true)?, name)));
     willing.max_by_key(|&(gladness, _)| gladness).map(|(_, name)| name)
 }
