@@ -174,7 +174,7 @@ mod tests {
         let quota = quota();
         loop {
             quota.share_out();
-            if !(1..=pods).fold(false, |any, pod| quota.reserve(Pod(pod)) || any) {
+            if (1..=pods).filter(|&pod| quota.reserve(Pod(pod))).count() == 0 {
                 return quota;
             }
         }
