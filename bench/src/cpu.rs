@@ -57,10 +57,8 @@ impl Meter {
     /// # Errors
     /// When one of the processes has ended.
     pub fn read(&self) -> Result<Usage> {
-        let own = clock_gettime(ClockId::ThreadCPUTime);
-        let seconds = u64::try_from(own.tv_sec).unwrap_or(0);
         Ok(Usage {
-            own_ns: seconds * 1_000_000_000 + u64::try_from(own.tv_nsec).unwrap_or(0),
+            own_ns: own_ns(),
             ksoftirqd_ns: total(&self.ksoftirqd)?,
             charged_ns: total(&self.charged)?,
         })
@@ -82,6 +80,12 @@ impl Usage {
     pub fn total_ns(self) -> u64 {
         self.own_ns + self.ksoftirqd_ns + self.charged_ns
     }
+}
+
+/// Processor time of the calling thread so far, in nanoseconds.
+pub fn own_ns() -> u64 {
+    let own = clock_gettime(ClockId::ThreadCPUTime);
+    u64::try_from(own.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(own.tv_nsec).unwrap_or(0)
 }
 
 /// The time of all threads of some processes.

@@ -72,6 +72,12 @@ impl Flows {
         (self.sport.at(flow), self.dport.at(flow / self.sport.count()))
     }
 
+    /// Of the established flows, the first to each destination port.
+    pub fn first_of_ports(&self) -> impl Iterator<Item = u32> + use<> {
+        let step = usize::try_from(self.sport.count()).unwrap_or(usize::MAX);
+        (0..self.established).step_by(step)
+    }
+
     /// The `n`th new flow: those behind the established ones, and around.
     #[expect(clippy::cast_possible_truncation, reason = "below room, which is at most 2^32")]
     pub fn fresh(&self, n: u64) -> u32 {
@@ -93,6 +99,8 @@ mod tests {
         let pairs: HashSet<_> = (0..1_000_000).map(|flow| flows.ports(flow)).collect();
         assert_eq!(pairs.len(), 1_000_000);
         assert_eq!(flows.room(), 1 << 21);
+        let firsts: Vec<u32> = flows.first_of_ports().collect();
+        assert_eq!((firsts.len(), firsts[1]), (31, 32_768));
         assert_eq!((flows.ports(0), flows.ports(32_768)), ((20_000, 9000), (20_000, 9001)));
     }
 

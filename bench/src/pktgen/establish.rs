@@ -1,0 +1,175 @@
+//! Flows are established before anything is measured: each is begun, answered and, where its
+//! protocol has it, acknowledged.
+//!
+//! The first flow to each port slowly, with pauses: a policy engine's verdict may need a while
+//! until it is in force everywhere, and may then serve for the others. The others a batch at a
+//! time, each waiting for its answers, so that no queue on the way overflows.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::answer;
+use super::flows::Flows;
+use super::frame::Template;
+use super::label::{Label, Step};
+use super::plan::Protocol;
+use super::sink::{Answers, send_all};
+use super::view::{Ends, View};
+use crate::monotonic_ns;
+use crate::rings::{BATCH, Rings};
+
+/// Exchanges of the first flow to a port, and the pause after each.
+const FIRST: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(2);
+/// How long the answers to a batch are waited for, and how often a flow is tried again.
+const PATIENCE: Duration = Duration::from_millis(20);
+const ATTEMPTS: u32 = 25;
+
+/// What a client needs to begin flows.
+pub struct Client<'a> {
+    /// Its device.
+    pub rings: &'a mut dyn Rings,
+    /// Both ends.
+    pub ends: Ends,
+    /// Protocol of the flows.
+    pub protocol: Protocol,
+    /// The flows.
+    pub flows: Flows,
+    /// Number of the run.
+    pub run: u16,
+}
+
+impl Client<'_> {
+    /// Establishes all flows.
+    ///
+    /// # Errors
+    /// When flows are not answered, again and again: they are blocked, or the device is gone.
+    pub fn establish(&mut self) -> Result<()> {
+        let count = self.flows.established();
+        let mut open = Open::new(count);
+        for first in self.flows.first_of_ports() {
+            for _ in 0..FIRST {
+                open.forget(first);
+                self.try_all(&mut open, &[first])?;
+                thread::sleep(PAUSE);
+            }
+        }
+        let mut missing: Vec<u32> = (0..count).filter(|&flow| !open.has(flow)).collect();
+        self.try_all(&mut open, &missing)?;
+        // Once more, now that both directions have been seen: an engine that hands over flows
+        // does it by now. What is lost here does no harm.
+        if self.protocol == Protocol::Udp {
+            missing = (0..count).collect();
+            self.exchange(&mut open, &missing)?;
+        }
+        Ok(())
+    }
+
+    /// Ends all flows, where the protocol knows an end.
+    ///
+    /// # Errors
+    /// When the device is gone.
+    pub fn close(&mut self) -> Result<()> {
+        let Some(last) = answer::last(self.protocol) else { return Ok(()) };
+        let template = Template::made(self.ends, self.protocol, last, 64);
+        let flows: Vec<u32> = (0..self.flows.established()).collect();
+        for batch in flows.chunks(BATCH) {
+            self.rings.send(batch.len(), &mut |place, out| {
+                let label = Label::new(self.run, Step::Open, u64::from(batch[place]), 0);
+                template.write(out, self.flows.ports(batch[place]), &label)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Begins `flows` until all are answered.
+    fn try_all(&mut self, open: &mut Open, flows: &[u32]) -> Result<()> {
+        let mut missing = flows.to_vec();
+        for attempt in 0..ATTEMPTS {
+            self.exchange(open, &missing)?;
+            missing.retain(|&flow| !open.has(flow));
+            if missing.is_empty() {
+                return Ok(());
+            }
+            thread::sleep(PAUSE * attempt);
+        }
+        let (source, destination) = self.flows.ports(missing[0]);
+        ensure!(
+            missing.is_empty(),
+            "{} of {} flows are not answered, the first from port {source} to {destination}: are \
+             they allowed, both ways, and does the server have that address?",
+            missing.len(),
+            flows.len()
+        );
+        Ok(())
+    }
+
+    /// Begins `flows`, each once, and takes what answers come.
+    fn exchange(&mut self, open: &mut Open, flows: &[u32]) -> Result<()> {
+        let template = Template::made(self.ends, self.protocol, answer::first(self.protocol), 64);
+        let mut answers: Answers = Vec::with_capacity(BATCH);
+        for batch in flows.chunks(BATCH) {
+            let before = open.answers;
+            self.rings.send(batch.len(), &mut |place, out| {
+                let label =
+                    Label::new(self.run, Step::Open, u64::from(batch[place]), monotonic_ns());
+                template.write(out, self.flows.ports(batch[place]), &label)
+            })?;
+            let start = Instant::now();
+            while open.answers < before + batch.len() as u64 && start.elapsed() < PATIENCE {
+                self.rings.receive(&mut |frame, _| {
+                    let Some(view) = View::of(frame) else { return };
+                    let Some(label) = view.label(frame).filter(|l| l.run == self.run) else {
+                        return;
+                    };
+                    if answer::establishes(&view) && label.step == Step::Open {
+                        open.mark(label.number);
+                    }
+                    if let Some(segment) = answer::of_client(&view) {
+                        let mut out = [0; 256];
+                        let length = answer::write(&view, segment, &label, &mut out);
+                        answers.push((out, length));
+                    }
+                })?;
+                send_all(self.rings, &mut answers)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which flows have been answered.
+#[derive(Debug)]
+struct Open {
+    seen: Vec<bool>,
+    answers: u64,
+}
+
+impl Open {
+    fn new(count: u32) -> Self {
+        Self { seen: vec![false; usize::try_from(count).unwrap_or(0)], answers: 0 }
+    }
+
+    fn has(&self, flow: u32) -> bool {
+        self.slot(u64::from(flow)).is_some_and(|slot| self.seen[slot])
+    }
+
+    fn mark(&mut self, flow: u64) {
+        if let Some(slot) = self.slot(flow) {
+            self.seen[slot] = true;
+            self.answers += 1;
+        }
+    }
+
+    fn forget(&mut self, flow: u32) {
+        if let Some(slot) = self.slot(u64::from(flow)) {
+            self.seen[slot] = false;
+        }
+    }
+
+    fn slot(&self, flow: u64) -> Option<usize> {
+        usize::try_from(flow).ok().filter(|&slot| slot < self.seen.len())
+    }
+}
