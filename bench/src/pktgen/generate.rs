@@ -24,6 +24,8 @@ use crate::rings::BATCH;
 /// A wait longer than this is slept, up to as much before its end: long enough for the scheduler
 /// to be late in.
 const SLEEP_NS: u64 = 200_000;
+/// The part of its time by which a generator that is behind may go on.
+const GRACE: u64 = 20;
 /// How long the last handshakes are waited for.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
 
@@ -84,7 +86,7 @@ pub struct Sent {
     pub handshake: Latency,
     /// The longest that a frame was sent behind its time, nanoseconds.
     pub lag_max_ns: u64,
-    /// First to last frame, or the whole time if that was given; nanoseconds.
+    /// From the first frame until the one after the last was due or sent, nanoseconds.
     pub duration_ns: u64,
     /// Of the processor time, so much was waiting; nanoseconds.
     pub idle_ns: u64,
@@ -92,8 +94,9 @@ pub struct Sent {
 
 /// Sends frames on schedule.
 ///
-/// With a duration, it is over after that time even if the schedule could not be kept: fewer
-/// frames were sent then than were wanted, and `sent_pps` says so.
+/// With a duration, it is over when all frames that were due within it are sent, or a twentieth
+/// later: then the schedule could not be kept, fewer frames were sent than were wanted, and
+/// `sent_pps` says so.
 ///
 /// # Errors
 /// When the device is gone.
@@ -118,11 +121,14 @@ pub fn run(
     let start = monotonic_ns();
     loop {
         let now = monotonic_ns() - start;
-        if now >= until || sent.frames >= count {
+        // What was due in time is still sent, but not for ever.
+        let over =
+            schedule.due(sent.frames, now) >= until || now >= until.saturating_add(until / GRACE);
+        if over || sent.frames >= count {
             break;
         }
         let most = usize::try_from(count - sent.frames).unwrap_or(BATCH).min(BATCH);
-        let batch = schedule.batch(sent.frames, now, most);
+        let batch = schedule.batch(sent.frames, now.min(until - 1), most);
         if batch == 0 {
             if handshakes && hands.take(client, frames, manner.step)? > 0 {
                 idle.something();
@@ -169,7 +175,9 @@ pub fn run(
             hands.take(client, frames, manner.step)?;
         }
     }
-    sent.duration_ns = (monotonic_ns() - start).max(1);
+    // The last frame stands for the time until the one that would have come next.
+    let scheduled = schedule.due(sent.frames, 0).min(until);
+    sent.duration_ns = (monotonic_ns() - start).max(scheduled).max(1);
     if handshakes {
         let end = monotonic_ns();
         while hands.done < sent.new_flows

@@ -48,8 +48,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use rustix::process::setpriority_process;
-use rustix::thread::gettid;
 
 use crate::cpu::{Meter, Usage};
 use crate::place::{self, Place};
@@ -67,10 +65,6 @@ use view::Ends;
 pub use arguments::{Arguments, Output};
 pub use plan::Plan;
 pub use report::{Cpu, Report};
-
-/// The highest priority of the ordinary scheduler: a sink that waits for its processor loses
-/// frames that the path did not.
-const SINK_NICE: i32 = -20;
 
 /// Runs the plan.
 ///
@@ -194,8 +188,6 @@ fn receive(
     let _guard = shared.guard();
     place.enter()?;
     place::pin(plan.pin.1)?;
-    // Without the privilege it is as it was.
-    let _ = setpriority_process(Some(gettid()), SINK_NICE);
     let mut rings = rings::open(&plan.peer_device, Role::Sink, ours(plan), plan.io)?;
     // If nobody listens, the generator has failed and the run is over.
     let _ = ready.send(rings.backend());

@@ -19,7 +19,7 @@ use crate::sequence::Sequence;
 use crate::{cpu, monotonic_ns};
 
 /// How long the sink sleeps when there is nothing: its ring holds more than arrives meanwhile.
-const NAP: Duration = Duration::from_micros(100);
+const NAP: Duration = Duration::from_micros(200);
 /// When all frames are sent: how long after the last arrival a frame is given up, and how long a
 /// second copy of one is waited for when all have arrived.
 const QUIET: Duration = Duration::from_millis(500);
