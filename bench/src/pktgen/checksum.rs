@@ -5,22 +5,22 @@
 pub struct Sum(u64);
 
 impl Sum {
-    /// Adds bytes that begin at an even place of the checksummed data.
+    /// The sum with bytes added that begin at an even place of the checksummed data.
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         let (pairs, rest) = bytes.as_chunks::<2>();
         let whole: u64 = pairs.iter().map(|pair| u64::from(u16::from_be_bytes(*pair))).sum();
         let half = rest.first().map_or(0, |&byte| u64::from(byte) << 8);
         Self(self.0 + whole + half)
     }
 
-    /// Adds a 16-bit number.
+    /// The sum with a 16-bit number added.
     #[must_use]
-    pub fn add_u16(self, value: u16) -> Self {
+    pub fn with_u16(self, value: u16) -> Self {
         Self(self.0 + u64::from(value))
     }
 
-    /// Adds the sum of other data.
+    /// The sum with that of other data added.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self(self.0 + other.0)
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn the_example_of_rfc_1071() {
-        let sum = Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        let sum = Sum::default().with(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.finish(), !0xddf2);
     }
 
@@ -54,11 +54,11 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..100), cut in any::<prop::sample::Index>(),
         ) {
             let cut = cut.index(bytes.len() + 1) & !1;
-            let parts = Sum::default().add(&bytes[..cut]).add(&bytes[cut..]);
-            prop_assert_eq!(parts, Sum::default().add(&bytes));
+            let parts = Sum::default().with(&bytes[..cut]).with(&bytes[cut..]);
+            prop_assert_eq!(parts, Sum::default().with(&bytes));
             // With its checksum added, data sums up to all ones.
             let even = [&bytes[..], &[0][..bytes.len() % 2]].concat();
-            prop_assert_eq!(Sum::default().add(&even).add_u16(parts.finish()).finish(), 0);
+            prop_assert_eq!(Sum::default().with(&even).with_u16(parts.finish()).finish(), 0);
         }
     }
 }

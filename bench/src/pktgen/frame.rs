@@ -143,7 +143,7 @@ impl Template {
                 bytes[26..30].copy_from_slice(&from.octets());
                 bytes[30..34].copy_from_slice(&to.octets());
                 bytes[24..26].fill(0);
-                let sum = Sum::default().add(&bytes[ETHERNET..view.transport]).finish();
+                let sum = Sum::default().with(&bytes[ETHERNET..view.transport]).finish();
                 bytes[24..26].copy_from_slice(&sum.to_be_bytes());
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
@@ -175,13 +175,13 @@ impl Template {
         let ipv6 = bytes[12..14] == [0x86, 0xdd];
         let addresses = if ipv6 { &bytes[22..54] } else { &bytes[26..34] };
         let pseudo = Sum::default()
-            .add(addresses)
-            .add_u16(length_u16(packet_end - transport))
-            .add_u16(u16::from(protocol.number()));
+            .with(addresses)
+            .with_u16(length_u16(packet_end - transport))
+            .with_u16(u16::from(protocol.number()));
         let mut internet = |offset: usize, zero_is_ones: bool| {
             let at = transport + offset;
             bytes[at..at + 2].fill(0);
-            let sum = pseudo.add(&bytes[transport..packet_end]);
+            let sum = pseudo.with(&bytes[transport..packet_end]);
             Checksum::Internet { at, sum, zero_is_ones }
         };
         let checksum = match protocol {
@@ -215,12 +215,12 @@ impl Template {
         if let Some(at) = self.ports_at {
             out[at..at + 2].copy_from_slice(&ports.0.to_be_bytes());
             out[at + 2..at + 4].copy_from_slice(&ports.1.to_be_bytes());
-            changed = changed.add_u16(ports.0).add_u16(ports.1);
+            changed = changed.with_u16(ports.0).with_u16(ports.1);
         }
         if let Some(at) = self.label_at {
             let label = label.bytes();
             out[at..at + LABEL].copy_from_slice(&label);
-            changed = changed.add(&label);
+            changed = changed.with(&label);
         }
         match self.checksum {
             Checksum::None => {}
@@ -251,7 +251,7 @@ fn ip(bytes: &mut Vec<u8>, ends: Ends, protocol: Protocol, length: usize) {
             bytes.extend_from_slice(&[0, 0, 0x40, 0, 64, protocol.number(), 0, 0]);
             bytes.extend_from_slice(&from.octets());
             bytes.extend_from_slice(&to.octets());
-            let sum = Sum::default().add(&bytes[ETHERNET..]).finish();
+            let sum = Sum::default().with(&bytes[ETHERNET..]).finish();
             bytes[24..26].copy_from_slice(&sum.to_be_bytes());
         }
         (from, to) => {
