@@ -85,3 +85,85 @@ fn ethernet(link: DataLink) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pktgen::label::{Label, Step};
+    use etherparse::PacketBuilder;
+    use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
+    use proptest::prelude::*;
+    use std::io::Write;
+    use std::time::Duration;
+    use tempfile::NamedTempFile;
+
+    fn ends() -> Ends {
+        Ends {
+            from_mac: [2; 6],
+            to_mac: [4; 6],
+            from: [10, 0, 0, 1].into(),
+            to: [10, 0, 0, 2].into(),
+        }
+    }
+
+    fn datagram(port: u16, payload: usize) -> Vec<u8> {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([1; 6], [1; 6])
+            .ipv4([192, 0, 2, 1], [192, 0, 2, 2], 9)
+            .udp(port, 53)
+            .write(&mut frame, &vec![1; payload])
+            .unwrap();
+        frame
+    }
+
+    fn capture(datalink: DataLink, frames: &[Vec<u8>]) -> NamedTempFile {
+        let file = NamedTempFile::new().unwrap();
+        let header = PcapHeader { datalink, ..PcapHeader::default() };
+        let mut writer = PcapWriter::with_header(file.reopen().unwrap(), header).unwrap();
+        for frame in frames {
+            let length = u32::try_from(frame.len()).unwrap();
+            writer.write_packet(&PcapPacket::new(Duration::ZERO, length, frame)).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn frames_come_in_order_and_what_cannot_be_sent_is_counted() {
+        let frames = [datagram(1, 40), datagram(2, 11), vec![0; 60], datagram(3, 12)];
+        let file = capture(DataLink::ETHERNET, &frames);
+        let replay = read(file.path(), ends()).unwrap();
+        assert_eq!((replay.frames.len(), replay.skipped), (2, 2));
+        let sent: Vec<_> = replay
+            .frames
+            .iter()
+            .map(|template| {
+                let mut out = [0; 200];
+                let length = template.write(&mut out, (0, 0), &Label::new(1, Step::Count, 0, 0));
+                crate::pktgen::view::View::of(&out[..length]).unwrap()
+            })
+            .collect();
+        assert_eq!([sent[0].ports, sent[1].ports], [(1, 53), (3, 53)]);
+        assert!(sent.iter().all(|view| view.ends == ends()));
+    }
+
+    #[test]
+    fn what_is_no_capture_or_holds_nothing_is_told() {
+        let told = |file: &NamedTempFile| format!("{:#}", read(file.path(), ends()).unwrap_err());
+        let empty = NamedTempFile::new().unwrap();
+        assert!(told(&empty).contains("no capture"), "{}", told(&empty));
+        let raw = capture(DataLink::RAW, &[datagram(1, 40)]);
+        assert!(told(&raw).contains("not of Ethernet"), "{}", told(&raw));
+        let small = capture(DataLink::ETHERNET, &[datagram(1, 1)]);
+        assert!(told(&small).contains("none of the 1 frames"), "{}", told(&small));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_files_are_refused_or_read(magic in 0..3_usize, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut file = NamedTempFile::new().unwrap();
+            file.write_all(&[&[0xd4, 0xc3, 0xb2, 0xa1], &PCAPNG, &[0; 4]][magic][..]).unwrap();
+            file.write_all(&bytes).unwrap();
+            let _ = read(file.path(), ends());
+        }
+    }
+}
