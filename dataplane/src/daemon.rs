@@ -129,6 +129,7 @@ impl Daemon {
         tracing::info!(io = backend.as_str(), why, "how packets reach user space");
         let maps = steering.shared_maps(sizes)?;
         let config = Arc::new(Config::new(maps.config));
+        let inherited = config.abi_version() != 0;
         clock::resume_flows(config.tick());
         config.set_tick(Tick::from_nanos(clock::flow_ns()));
         config.init(
@@ -152,11 +153,17 @@ impl Daemon {
         let verdicts = VerdictCache::new(maps.verdicts4, maps.verdicts6, key.clone())?;
         let stamps = Arc::new(Stamps::new(maps.stamps, key)?);
         // Nobody writes now: hooks that an earlier daemon left enter flows only while one of
-        // its sockets is open.
-        let unfinished = flows.sweep() + verdicts.sweep();
-        flows.recount();
-        if unfinished > 0 {
-            tracing::warn!(unfinished, "freed flow entries that a dead daemon left half written");
+        // its sockets is open. A new table is not looked through: that alone would take many
+        // seconds for the largest.
+        if inherited {
+            let unfinished = flows.sweep() + verdicts.sweep();
+            flows.recount();
+            if unfinished > 0 {
+                tracing::warn!(
+                    unfinished,
+                    "freed flow entries that a dead daemon left half written"
+                );
+            }
         }
         let tables = Tables {
             flows: Arc::clone(&flows),

@@ -50,6 +50,7 @@ mod pmtu;
 mod probe;
 mod reload;
 mod seeds;
+mod sizes;
 mod stream;
 mod tap;
 mod unfinished;
