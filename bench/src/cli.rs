@@ -63,13 +63,19 @@ enum Command {
         #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
         idle: Duration,
     },
-    /// Processor time for each 64-byte packet of established UDP flows; prints JSON
+    /// Processor time for each packet of established, or of new, UDP flows; prints JSON
     Flood {
         #[command(flatten)]
         ends: Ends,
         /// Flows, used in turn
         #[arg(long, default_value_t = 1)]
         flows: u32,
+        /// Every packet is the first of a flow
+        #[arg(long, conflicts_with = "flows")]
+        new: bool,
+        /// Bytes of a frame without its checksum, 64 to 1514
+        #[arg(long, default_value_t = 64, value_name = "BYTES")]
+        size: usize,
         /// Packets of one slice
         #[arg(long, default_value_t = 200_000)]
         packets: u32,
@@ -188,7 +194,18 @@ impl Cli {
                 let wait = sink::Wait { listen, first: wait, idle };
                 print(&sink::run(&wait)?)
             }
-            Command::Flood { ends, flows, packets, slices, cpu, charge, device, loss } => {
+            Command::Flood {
+                ends,
+                flows,
+                new,
+                size,
+                packets,
+                slices,
+                cpu,
+                charge,
+                device,
+                loss,
+            } => {
                 let Ends { client, server, from, to } = ends;
                 let cpu = cpu.unwrap_or(place::processors() - 1);
                 print(&flood::run(&flood::Plan {
@@ -198,6 +215,8 @@ impl Cli {
                     from,
                     to,
                     flows,
+                    new,
+                    size,
                     packets,
                     slices,
                     cpu,

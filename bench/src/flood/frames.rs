@@ -4,20 +4,24 @@
 //! instead: an IPv4 header and a UDP header whose ports are counted up. Only ports
 //! change from packet to packet, so a batch of frames is patched in place.
 //!
-//! Invariant: a frame is always [`LENGTH`] bytes and differs from its neighbours in
-//! its ports alone. The kernel fills in the IPv4 header's checksum and identification
+//! Invariant: the frames of one load are equally long and differ from their neighbours in
+//! their ports alone. The kernel fills in the IPv4 header's checksum and identification
 //! (raw(7)); a UDP checksum of zero means "none" (RFC 768).
 
 use std::net::Ipv4Addr;
 
-/// Bytes of a frame without its Ethernet header: 64 with it, as devices count them.
-pub const LENGTH: usize = 50;
+/// Bytes of the Ethernet header, which the kernel writes.
+const ETHERNET: usize = 14;
+/// Bytes of an IPv4 header without options.
+pub const IPV4: usize = 20;
+/// Bytes of a UDP header.
+pub const UDP: usize = 8;
 
-/// Bytes of UDP payload that make such a frame.
-pub const PAYLOAD: usize = LENGTH - IPV4 - UDP;
-
-const IPV4: usize = 20;
-const UDP: usize = 8;
+/// Bytes of an IPv4 packet that makes a frame of `frame` bytes, Ethernet header
+/// included and checksum excluded, as devices count them; 64 to 1514.
+pub fn packet_bytes(frame: usize) -> Option<usize> {
+    (64..=1514).contains(&frame).then(|| frame - ETHERNET)
+}
 
 /// First source port. With [`SOURCE_PORTS`] it stays clear of well-known ports and of
 /// those that the kernel hands out last.
@@ -34,15 +38,23 @@ pub struct Flows {
     to: Ipv4Addr,
     first_port: u16,
     count: u32,
+    packet_bytes: usize,
 }
 
 impl Flows {
     /// The most flows that one pair of addresses is used for.
     pub const MAX: u32 = 64 * SOURCE_PORTS;
 
-    /// `count` flows (1 to [`Self::MAX`]) to the ports from `first_port` upwards.
-    pub fn new(from: Ipv4Addr, to: Ipv4Addr, first_port: u16, count: u32) -> Option<Self> {
-        let flows = Self { from, to, first_port, count };
+    /// `count` flows (1 to [`Self::MAX`]) to the ports from `first_port` upwards, whose
+    /// frames have `frame_bytes` (64 to 1514).
+    pub fn new(
+        (from, to): (Ipv4Addr, Ipv4Addr),
+        first_port: u16,
+        count: u32,
+        frame_bytes: usize,
+    ) -> Option<Self> {
+        let packet_bytes = packet_bytes(frame_bytes)?;
+        let flows = Self { from, to, first_port, count, packet_bytes };
         let last_port = u32::from(first_port) + flows.ports().saturating_sub(1);
         ((1..=Self::MAX).contains(&count) && last_port <= u32::from(u16::MAX)).then_some(flows)
     }
@@ -69,22 +81,22 @@ impl Flows {
     }
 
     /// A frame without ports, in the flows' direction or as an answer.
-    pub fn template(&self, answer: bool) -> [u8; LENGTH] {
+    pub fn template(&self, answer: bool) -> Vec<u8> {
         let (from, to) = if answer { (self.to, self.from) } else { (self.from, self.to) };
-        let mut frame = [0; LENGTH];
+        let mut frame = vec![0; self.packet_bytes];
         frame[0] = 0x45; // version 4, five words of header
-        frame[2..4].copy_from_slice(&length_field(LENGTH));
+        frame[2..4].copy_from_slice(&length_field(self.packet_bytes));
         frame[6] = 0x40; // don't fragment
         frame[8] = 64; // time to live
         frame[9] = 17; // UDP
         frame[12..16].copy_from_slice(&from.octets());
         frame[16..20].copy_from_slice(&to.octets());
-        frame[24..26].copy_from_slice(&length_field(LENGTH - IPV4));
+        frame[24..26].copy_from_slice(&length_field(self.packet_bytes - IPV4));
         frame
     }
 
     /// Writes a flow's ports into a frame made by [`Self::template`].
-    pub fn patch(&self, frame: &mut [u8; LENGTH], flow: u32, answer: bool) {
+    pub fn patch(&self, frame: &mut [u8], flow: u32, answer: bool) {
         let (source, destination) = self.ports_of(flow);
         let (first, second) = if answer { (destination, source) } else { (source, destination) };
         frame[20..22].copy_from_slice(&first.to_be_bytes());
@@ -98,7 +110,7 @@ const fn low(value: u32) -> u16 {
     value as u16
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "at most LENGTH")]
+#[expect(clippy::cast_possible_truncation, reason = "at most 1500")]
 const fn length_field(length: usize) -> [u8; 2] {
     (length as u16).to_be_bytes()
 }
@@ -113,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_million_flows_are_a_million_pairs_of_ports() {
-        let flows = Flows::new(A, B, 9000, 1_000_000).unwrap();
+        let flows = Flows::new((A, B), 9000, 1_000_000, 64).unwrap();
         let pairs: HashSet<_> = (0..flows.count()).map(|flow| flows.ports_of(flow)).collect();
         assert_eq!(pairs.len(), 1_000_000);
         let destinations: Vec<_> = flows.destinations().collect();
@@ -125,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_what_the_rfcs_say() {
-        let flows = Flows::new(A, B, 9000, 2).unwrap();
+        let flows = Flows::new((A, B), 9000, 2, 64).unwrap();
         let mut frame = flows.template(false);
         flows.patch(&mut frame, 1, false);
         assert_eq!(frame[..4], [0x45, 0, 0, 50]);
@@ -136,14 +148,15 @@ mod tests {
         flows.patch(&mut answer, 1, true);
         assert_eq!(answer[12..20], [10, 0, 0, 2, 10, 0, 0, 1]);
         assert_eq!(answer[20..24], [0x23, 0x28, 0x4e, 0x21]);
-        assert_eq!(PAYLOAD, 22);
     }
 
     #[test]
     fn counts_that_the_ports_cannot_hold_are_refused() {
-        assert!(Flows::new(A, B, 9000, 0).is_none());
-        assert!(Flows::new(A, B, 9000, Flows::MAX + 1).is_none());
-        assert!(Flows::new(A, B, u16::MAX, 2).is_some());
-        assert!(Flows::new(A, B, u16::MAX, SOURCE_PORTS + 1).is_none());
+        assert!(Flows::new((A, B), 9000, 0, 64).is_none());
+        assert!(Flows::new((A, B), 9000, Flows::MAX + 1, 64).is_none());
+        assert!(Flows::new((A, B), u16::MAX, 2, 64).is_some());
+        assert!(Flows::new((A, B), u16::MAX, SOURCE_PORTS + 1, 64).is_none());
+        assert!(Flows::new((A, B), 9000, 1, 63).is_none());
+        assert!(Flows::new((A, B), 9000, 1, 1515).is_none());
     }
 }

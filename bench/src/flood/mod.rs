@@ -1,4 +1,4 @@
-//! What a packet costs: processor time for each 64-byte packet of established flows.
+//! What a packet costs: processor time for each packet of established, or of new, flows.
 //!
 //! A thread in the client's pod sends UDP packets as fast as it can to sockets in the
 //! server's pod that nobody reads. Their queues are as small as the kernel allows, so
@@ -9,6 +9,12 @@
 //!
 //! Cost = processor time / packets that the server's device has received. It is taken
 //! in several short slices; the caller takes their median.
+//!
+//! A path through user space is slower than the sender. So that nothing is lost on the
+//! way (the cost of a packet that was lost half way is not that of a packet), at most
+//! [`WINDOW`] packets are in flight: after so many the sender looks at the device's
+//! counter and sleeps until enough have arrived. Looking and sleeping are not charged.
+//! A kernel path delivers within the system call and never sleeps.
 
 pub mod frames;
 pub mod sender;
@@ -22,10 +28,10 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::net::sockopt;
 use serde::Serialize;
 
-use crate::cpu::{Meter, Usage};
-use crate::place::{self, Place};
+use crate::cpu::{self, Meter, Usage};
+use crate::place::{self, Device, Place};
 use crate::stats;
-use frames::{Flows, PAYLOAD};
+use frames::{Flows, IPV4, UDP, packet_bytes};
 use sender::{Connected, Raw, Sender};
 
 /// First port of the server.
@@ -39,6 +45,13 @@ const HANDSHAKES: u32 = 16;
 /// Attempts at one such exchange, and how long each waits.
 const ATTEMPTS: u32 = 10;
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Packets that are sent before the sender looks whether they have arrived: fewer than
+/// the ring of an AF_XDP socket or the queue of a TAP device holds.
+const WINDOW: u32 = 256;
+/// How long the sender sleeps before it looks again.
+const NAP: Duration = Duration::from_micros(50);
+/// What has not arrived after this time without any arrival is lost.
+const LOST_AFTER: Duration = Duration::from_millis(20);
 /// Time for a verdict to be in force everywhere.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -57,6 +70,11 @@ pub struct Plan {
     pub to: Ipv4Addr,
     /// Flows, used in turn: 1 through a UDP socket, more through a raw socket.
     pub flows: u32,
+    /// Instead of `flows`: every packet is the first of a flow, to a port that other
+    /// flows have reached before, as the connections of a service's clients are.
+    pub new: bool,
+    /// Bytes of a frame, 64 to 1514.
+    pub size: usize,
     /// Packets of one slice.
     pub packets: u32,
     /// Slices.
@@ -80,6 +98,8 @@ pub struct Report {
     /// Packets sent once all flows were established, those before the first slice
     /// included.
     pub sent: u64,
+    /// Packets that were the first of their flow.
+    pub opened: u64,
     /// One by one.
     pub slices: Vec<Slice>,
 }
@@ -108,20 +128,27 @@ pub fn run(plan: &Plan) -> Result<Report> {
     let server = Place::open(plan.server.as_deref())?;
     place::pin(plan.cpu)?;
 
+    let payload = packet_bytes(plan.size)
+        .with_context(|| format!("a frame has 64 to 1514 bytes, not {}", plan.size))?
+        - IPV4
+        - UDP;
+
     let mut sinks = Vec::new();
-    let mut sender: Box<dyn Sender> = if plan.flows == 1 {
+    let mut sender: Box<dyn Sender> = if plan.flows == 1 && !plan.new {
         let from = client.udp((plan.from, CLIENT_PORT).into())?;
         from.connect((plan.to, PORT))?;
         let sink = sink(&server, plan.to, PORT)?;
-        let mut sender = Connected(from);
+        let mut sender = Connected::new(from, payload);
         for _ in 0..HANDSHAKES {
             exchange(&sink, || sender.send(1))?;
         }
         sinks.push(sink);
         Box::new(sender)
     } else {
-        let flows = Flows::new(plan.from, plan.to, PORT, plan.flows)
-            .with_context(|| format!("from 1 to {} flows, not {}", Flows::MAX, plan.flows))?;
+        // A new flow for every packet of every slice and of the warm-up before them.
+        let count = if plan.new { plan.packets * (plan.slices + 1) } else { plan.flows };
+        let flows = Flows::new((plan.from, plan.to), PORT, count, plan.size)
+            .with_context(|| format!("from 1 to {} flows, not {count}", Flows::MAX))?;
         let mut there = Raw::new(&client, flows, (plan.to, 0).into(), false)?;
         let mut back = Raw::new(&server, flows, (plan.from, 0).into(), true)?;
         for (port, first) in flows.destinations() {
@@ -134,8 +161,13 @@ pub fn run(plan: &Plan) -> Result<Report> {
             sinks.push(sink);
         }
         there.seek(0);
-        there.send(plan.flows)?;
-        back.send(plan.flows)?;
+        if !plan.new {
+            let mut device = server.device(&plan.device)?;
+            let mut window = Window::new(&mut device)?;
+            window.send(&mut there, count)?;
+            let mut device = client.device(&plan.device)?;
+            Window::new(&mut device)?.send(&mut back, count)?;
+        }
         Box::new(there)
     };
     for sink in &sinks {
@@ -147,16 +179,17 @@ pub fn run(plan: &Plan) -> Result<Report> {
 fn measure(plan: &Plan, server: &Place, sender: &mut dyn Sender) -> Result<Report> {
     let mut device = server.device(&plan.device)?;
     let meter = Meter::new(&plan.charge)?;
-    let warm_up = plan.flows.max(plan.packets / 4);
-    sender.send(warm_up)?;
+    let warm_up = if plan.new { plan.packets } else { plan.flows.max(plan.packets / 4) };
+    Window::new(&mut device)?.send(sender, warm_up)?;
     let mut slices = Vec::new();
     for _ in 0..plan.slices {
         let start = Instant::now();
-        let received = device.received()?;
         let before = meter.read()?;
-        sender.send(plan.packets)?;
-        let usage = meter.read()?.since(before);
-        let delivered = device.received()? - received;
+        let mut window = Window::new(&mut device)?;
+        let own_ns = window.send(sender, plan.packets)?;
+        let delivered = window.delivered;
+        // The sender's looking and sleeping is not part of the path.
+        let usage = Usage { own_ns, ..meter.read()?.since(before) };
         slices.push(Slice {
             ns_per_packet: cost(usage, delivered, u64::from(plan.packets), plan.loss)?,
             delivered,
@@ -164,13 +197,66 @@ fn measure(plan: &Plan, server: &Place, sender: &mut dyn Sender) -> Result<Repor
             wall_ns: u64::try_from(start.elapsed().as_nanos())?,
         });
     }
+    let sent = u64::from(warm_up) + u64::from(plan.packets) * u64::from(plan.slices);
     Ok(Report {
         flows: plan.flows,
         ns_per_packet: stats::median(slices.iter().map(|slice| slice.ns_per_packet))
             .context("no slices")?,
-        sent: u64::from(warm_up) + u64::from(plan.packets) * u64::from(plan.slices),
+        sent,
+        opened: if plan.new { sent } else { u64::from(plan.flows) },
         slices,
     })
+}
+
+/// Keeps the packets in flight few; see the head of the module.
+struct Window<'a> {
+    device: &'a mut Device,
+    start: u64,
+    /// Packets that the device has received.
+    delivered: u64,
+}
+
+impl<'a> Window<'a> {
+    fn new(device: &'a mut Device) -> Result<Self> {
+        let start = device.received()?;
+        Ok(Self { device, start, delivered: 0 })
+    }
+
+    /// Sends `count` packets; gives the nanoseconds of processor time of the sending alone.
+    /// Returns when all have arrived, or no more do.
+    fn send(&mut self, sender: &mut dyn Sender, count: u32) -> Result<u64> {
+        let (mut sent, mut own_ns, mut lost) = (0_u32, 0, 0);
+        while sent < count {
+            let chunk = WINDOW.min(count - sent);
+            let before = cpu::own_ns();
+            sender.send(chunk)?;
+            own_ns += cpu::own_ns() - before;
+            sent += chunk;
+            // Half a window may still be under way, so that the path does not run dry.
+            let slack = if sent == count { 0 } else { WINDOW / 2 };
+            lost += self.await_arrival(u64::from(sent - slack).saturating_sub(lost))?;
+        }
+        Ok(own_ns)
+    }
+
+    /// Waits until `wanted` packets have arrived; gives how many of them are lost.
+    fn await_arrival(&mut self, wanted: u64) -> Result<u64> {
+        let mut last = Instant::now();
+        loop {
+            let delivered = self.device.received()? - self.start;
+            if delivered > self.delivered {
+                self.delivered = delivered;
+                last = Instant::now();
+            }
+            if delivered >= wanted {
+                return Ok(0);
+            }
+            if last.elapsed() > LOST_AFTER {
+                return Ok(wanted - delivered);
+            }
+            thread::sleep(NAP);
+        }
+    }
 }
 
 /// A socket of the server.
@@ -184,8 +270,8 @@ fn sink(server: &Place, own: Ipv4Addr, port: u16) -> Result<UdpSocket> {
 fn exchange(sink: &UdpSocket, mut send: impl FnMut() -> Result<()>) -> Result<()> {
     for _ in 0..ATTEMPTS {
         send()?;
-        if let Ok((length, peer)) = sink.recv_from(&mut [0; PAYLOAD]) {
-            sink.send_to(&[0; PAYLOAD][..length], peer)?;
+        if let Ok((length, peer)) = sink.recv_from(&mut [0; 2048]) {
+            sink.send_to(&[0; 2048][..length], peer)?;
             thread::sleep(PAUSE);
             return Ok(());
         }
@@ -219,6 +305,8 @@ mod tests {
             from: Ipv4Addr::LOCALHOST,
             to,
             flows: 1,
+            new: false,
+            size: 64,
             packets: 1000,
             slices: 3,
             cpu: 0,

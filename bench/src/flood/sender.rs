@@ -10,7 +10,7 @@ use rustix::net::{
     ipproto, sendmmsg, socket_with,
 };
 
-use super::frames::{Flows, LENGTH, PAYLOAD};
+use super::frames::Flows;
 use crate::place::Place;
 
 /// Packets for one system call.
@@ -27,12 +27,21 @@ pub trait Sender {
 
 /// One flow through an ordinary, connected UDP socket.
 #[derive(Debug)]
-pub struct Connected(pub UdpSocket);
+pub struct Connected {
+    socket: UdpSocket,
+    payloads: Vec<Vec<u8>>,
+}
+
+impl Connected {
+    /// Sends `payload` bytes a packet.
+    pub fn new(socket: UdpSocket, payload: usize) -> Self {
+        Self { socket, payloads: vec![vec![0; payload]; BATCH] }
+    }
+}
 
 impl Sender for Connected {
     fn send(&mut self, count: u32) -> Result<()> {
-        let payload = [[0; PAYLOAD]; BATCH];
-        in_batches(count, |batch| sendmmsg_all(&self.0, &payload[..batch]))
+        in_batches(count, |batch| sendmmsg_all(&self.socket, &self.payloads[..batch]))
     }
 }
 
@@ -43,7 +52,7 @@ pub struct Raw {
     flows: Flows,
     answer: bool,
     next: u32,
-    frames: [[u8; LENGTH]; BATCH],
+    frames: Vec<Vec<u8>>,
 }
 
 impl Raw {
@@ -63,7 +72,7 @@ impl Raw {
             connect(&socket, &to).with_context(|| format!("no route to {to}"))?;
             Ok(socket)
         })?;
-        Ok(Self { socket, flows, answer, next: 0, frames: [flows.template(answer); BATCH] })
+        Ok(Self { socket, flows, answer, next: 0, frames: vec![flows.template(answer); BATCH] })
     }
 
     /// Makes a flow the next one to be sent.
@@ -99,7 +108,7 @@ fn in_batches(count: u32, mut send: impl FnMut(usize) -> Result<()>) -> Result<(
 }
 
 /// Sends every one of `frames`, at most [`BATCH`].
-fn sendmmsg_all<const N: usize>(socket: impl AsFd, frames: &[[u8; N]]) -> Result<()> {
+fn sendmmsg_all(socket: impl AsFd, frames: &[Vec<u8>]) -> Result<()> {
     let slices: Vec<[IoSlice<'_>; 1]> = frames.iter().map(|frame| [IoSlice::new(frame)]).collect();
     let mut controls = [(); BATCH].map(|()| SendAncillaryBuffer::default());
     let mut messages: Vec<MMsgHdr<'_>> = slices
