@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,7 +10,12 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::report::Report;
+use crate::report::{Report, inprocess};
+use crate::run::contender::Contender;
+use crate::run::effort::Effort;
+use crate::run::loads::Kind;
+use crate::run::scenario::Scenario;
+use crate::run::{self, Plan};
 use crate::{connect, flood, message, pktgen, place, rr, sink, stream};
 
 /// Exit code: all is well.
@@ -73,7 +78,7 @@ enum Command {
         /// Every packet is the first of a flow
         #[arg(long, conflicts_with = "flows")]
         new: bool,
-        /// Bytes of a frame without its checksum, 64 to 1514
+        /// Bytes of a frame with its checksum, 64 to 1518
         #[arg(long, default_value_t = 64, value_name = "BYTES")]
         size: usize,
         /// Packets of one slice
@@ -126,14 +131,80 @@ enum Command {
         #[arg(long, value_enum, default_value = "reset")]
         close: Close,
     },
-    /// Judge the samples of bench/fastpath; exit code 1: a figure is not as wanted
+    /// Compare contenders on a throw-away node; prints the report. Needs root
+    Run(Box<Run>),
+    /// Judge the samples of a run; exit code 1: a figure is not as wanted
     Report {
         /// Samples, a JSON object a line; - is standard input
         samples: PathBuf,
-        /// Output format
-        #[arg(short = 'o', long, value_enum, default_value = "table")]
-        output: Output,
+        #[command(flatten)]
+        report: Reporting,
     },
+}
+
+/// What to compare.
+#[derive(Debug, Args)]
+struct Run {
+    /// SIZE-RULES-FLOWS, e.g. 64b-1000r-10kf or 64b-100r-new, or apps-RULES
+    #[arg(required = true, value_name = "SCENARIO")]
+    scenarios: Vec<Scenario>,
+    /// Who is compared [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    contenders: Vec<Contender>,
+    /// What is measured [default: all that belongs to a scenario]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Kind>,
+    /// Rounds [default: 5, with --quick 2]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Short loads: whether it works, not how fast
+    #[arg(long)]
+    quick: bool,
+    /// The script that makes the node
+    #[arg(long, value_name = "FILE", default_value = "scripts/lab")]
+    lab: PathBuf,
+    /// Weir's programs [default: next to this one]
+    #[arg(long, value_name = "DIR")]
+    bin: Option<PathBuf>,
+    /// Where samples are written as they come
+    #[arg(long, value_name = "FILE", default_value = "weir-bench.jsonl")]
+    samples: PathBuf,
+    #[command(flatten)]
+    report: Reporting,
+}
+
+/// What becomes of the report.
+#[derive(Debug, Args)]
+struct Reporting {
+    /// Write RESULTS.md and its pictures into this folder
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
+    /// Where criterion keeps its results
+    #[arg(long, value_name = "DIR", default_value = "target/criterion")]
+    criterion: PathBuf,
+    /// Output format
+    #[arg(short = 'o', long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+impl Run {
+    fn plan(&self) -> Plan {
+        let effort = if self.quick { Effort::QUICK } else { Effort::DEFAULT };
+        let contenders =
+            if self.contenders.is_empty() { &Contender::ALL[..] } else { &self.contenders };
+        let mut command = vec!["weir-bench".to_owned()];
+        command.extend(std::env::args().skip(1));
+        Plan {
+            scenarios: self.scenarios.clone(),
+            contenders: contenders.to_vec(),
+            only: self.only.clone(),
+            effort: Effort { rounds: self.rounds.unwrap_or(effort.rounds), ..effort },
+            lab: self.lab.clone(),
+            bin: self.bin.clone(),
+            samples: self.samples.clone(),
+            command: command.join(" "),
+        }
+    }
 }
 
 /// The two pods of a measurement.
@@ -240,7 +311,11 @@ impl Cli {
                 let plan = connect::Plan { client, server, to, threads, duration, orderly };
                 print(&connect::run(&plan)?)
             }
-            Command::Report { samples, output } => report(&samples, output),
+            Command::Run(wanted) => {
+                run::run(&wanted.plan())?;
+                report(&wanted.samples, &wanted.report)
+            }
+            Command::Report { samples, report: wanted } => report(&samples, &wanted),
         }
     }
 }
@@ -260,21 +335,25 @@ fn generate(arguments: &pktgen::Arguments) -> Result<u8> {
     Ok(OK)
 }
 
-fn report(samples: &PathBuf, output: Output) -> Result<u8> {
+fn report(samples: &Path, wanted: &Reporting) -> Result<u8> {
+    let inprocess = inprocess::read(&wanted.criterion)?;
     let report = if samples.as_os_str() == "-" {
-        Report::read(std::io::stdin().lock())?
+        Report::read(std::io::stdin().lock(), inprocess)?
     } else {
         let file = std::fs::File::open(samples)
             .with_context(|| format!("cannot read {}", samples.display()))?;
-        Report::read(std::io::BufReader::new(file))?
+        Report::read(std::io::BufReader::new(file), inprocess)?
     };
-    match output {
-        Output::Table => std::io::stdout().lock().write_all(report.markdown().as_bytes())?,
+    if let Some(folder) = &wanted.save {
+        report.save(folder)?;
+    }
+    match wanted.output {
+        Output::Table => std::io::stdout().lock().write_all(report.markdown(&[]).as_bytes())?,
         Output::Json => {
-            print(&report)?;
+            print(&report.json())?;
         }
     }
-    Ok(if report.table.is_as_wanted() { OK } else { FINDING })
+    Ok(if report.is_as_wanted() { OK } else { FINDING })
 }
 
 /// Parses a duration in seconds, at least a millisecond, at most a day.

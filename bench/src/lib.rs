@@ -20,7 +20,8 @@
 //! | [`rr`] | load: time of a request and its response |
 //! | [`connect`] | load: connections a second |
 //! | [`stats`] | medians and spreads |
-//! | [`report`] | judges the samples of `bench/fastpath` |
+//! | [`run`] | contenders, round for round, on a node of their own |
+//! | [`report`] | judges the samples of a run: tables, plots |
 //! | [`cli`] | the command line |
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::float_cmp))]
@@ -37,6 +38,7 @@ pub mod place;
 pub mod report;
 pub mod rings;
 pub mod rr;
+pub mod run;
 pub mod sequence;
 pub mod sink;
 pub mod stats;

@@ -10,17 +10,18 @@
 
 use std::net::Ipv4Addr;
 
-/// Bytes of the Ethernet header, which the kernel writes.
-const ETHERNET: usize = 14;
+/// Bytes of the Ethernet header, which the kernel writes, and of the frame check sequence,
+/// which no virtual device has.
+const ETHERNET: usize = 14 + 4;
 /// Bytes of an IPv4 header without options.
 pub const IPV4: usize = 20;
 /// Bytes of a UDP header.
 pub const UDP: usize = 8;
 
-/// Bytes of an IPv4 packet that makes a frame of `frame` bytes, Ethernet header
-/// included and checksum excluded, as devices count them; 64 to 1514.
+/// Bytes of an IPv4 packet that makes a frame of `frame` bytes, 64 to 1518, with its check
+/// sequence, as RFC 2544 counts.
 pub fn packet_bytes(frame: usize) -> Option<usize> {
-    (64..=1514).contains(&frame).then(|| frame - ETHERNET)
+    (64..=1518).contains(&frame).then(|| frame - ETHERNET)
 }
 
 /// First source port. With [`SOURCE_PORTS`] it stays clear of well-known ports and of
@@ -46,7 +47,7 @@ impl Flows {
     pub const MAX: u32 = 64 * SOURCE_PORTS;
 
     /// `count` flows (1 to [`Self::MAX`]) to the ports from `first_port` upwards, whose
-    /// frames have `frame_bytes` (64 to 1514).
+    /// frames have `frame_bytes` (64 to 1518).
     pub fn new(
         (from, to): (Ipv4Addr, Ipv4Addr),
         first_port: u16,
@@ -140,10 +141,10 @@ mod tests {
         let flows = Flows::new((A, B), 9000, 2, 64).unwrap();
         let mut frame = flows.template(false);
         flows.patch(&mut frame, 1, false);
-        assert_eq!(frame[..4], [0x45, 0, 0, 50]);
+        assert_eq!(frame[..4], [0x45, 0, 0, 46]);
         assert_eq!(frame[9], 17);
         assert_eq!(frame[12..20], [10, 0, 0, 1, 10, 0, 0, 2]);
-        assert_eq!(frame[20..28], [0x4e, 0x21, 0x23, 0x28, 0, 30, 0, 0], "20001 to 9000");
+        assert_eq!(frame[20..28], [0x4e, 0x21, 0x23, 0x28, 0, 26, 0, 0], "20001 to 9000");
         let mut answer = flows.template(true);
         flows.patch(&mut answer, 1, true);
         assert_eq!(answer[12..20], [10, 0, 0, 2, 10, 0, 0, 1]);
@@ -157,6 +158,6 @@ mod tests {
         assert!(Flows::new((A, B), u16::MAX, 2, 64).is_some());
         assert!(Flows::new((A, B), u16::MAX, SOURCE_PORTS + 1, 64).is_none());
         assert!(Flows::new((A, B), 9000, 1, 63).is_none());
-        assert!(Flows::new((A, B), 9000, 1, 1515).is_none());
+        assert!(Flows::new((A, B), 9000, 1, 1519).is_none());
     }
 }

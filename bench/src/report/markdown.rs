@@ -1,97 +1,175 @@
-//! The report as Markdown.
+//! The report as Markdown: figures and ratios first, absolute values after them.
 
 use std::fmt::{self, Write};
 
 use super::Report;
-use super::measures::{MEASURES, Wanted};
-use super::sample::Contender;
-use super::table::Row;
-use crate::stats::Summary;
+use super::measures::{self, Measure};
+use crate::run::contender::Contender;
+use crate::run::scenario::Scenario;
+use crate::stats::{CONFIDENCE, Summary};
+
+/// What stands in a table: `None` for a contender that has no place in it, `Some(None)` for
+/// one that has nothing to show there.
+type Cell<'a> = dyn Fn(Scenario, &str, Contender) -> Option<Option<String>> + 'a;
 
 /// For a cell that has nothing to show.
 const NOTHING: &str = "–";
 
 impl Report {
-    /// The environment as a list, the rows as a table, what was refused as a list.
-    pub fn markdown(&self) -> String {
+    /// The whole text; `pictures` are titles and paths.
+    pub fn markdown(&self, pictures: &[(String, String)]) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
-        let _ = self.write(&mut text);
+        let _ = self.write(&mut text, pictures);
         text
     }
 
-    fn write(&self, out: &mut String) -> fmt::Result {
+    fn write(&self, out: &mut String, pictures: &[(String, String)]) -> fmt::Result {
+        writeln!(
+            out,
+            "# Results\n\nWritten by `weir-bench report`; what is compared and how: \
+             [README](README.md).\n"
+        )?;
+        self.figures(out)?;
+        self.ratios(out)?;
+        if !pictures.is_empty() {
+            writeln!(out, "\n## Plots\n")?;
+            for (title, path) in pictures {
+                writeln!(out, "![{title}]({path})\n")?;
+            }
+        }
+        self.absolute(out)?;
+        self.in_process(out)?;
+        self.missing(out)?;
+        writeln!(out, "\n## Where and how\n")?;
         for (name, value) in &self.environment {
             writeln!(out, "- {name}: {value}")?;
         }
-        let shown: Vec<Contender> = Contender::ALL
-            .into_iter()
-            .filter(|who| self.table.rows.iter().any(|row| row.values.contains_key(who)))
-            .collect();
-        let against: Vec<Contender> =
-            shown.iter().copied().filter(|who| *who != Contender::Plain).collect();
+        let confidence = CONFIDENCE * 100.0;
+        writeln!(
+            out,
+            "- intervals: rank based (order statistics), at least {confidence} % where there are \
+             five rounds or more; fewer give their whole range\n\
+             - rates: highest rate that was seen to pass, by the bounded search that \
+             [README](README.md) describes; a trial passes when it was sent at its rate and its \
+             loss is 0 (NDR) or at most 0.1 % (PDR)\n\
+             - values that entered: {}, each with proof from the node's counters",
+            self.samples
+        )
+    }
 
-        write!(out, "\n| measure |")?;
-        shown.iter().try_for_each(|who| write!(out, " {} |", who.name()))?;
-        against.iter().try_for_each(|who| write!(out, " {}/plain |", who.name()))?;
-        writeln!(out, " wanted of weir | reached |")?;
-        writeln!(out, "|---|{}---|---|", "---:|".repeat(shown.len() + against.len()))?;
-        for row in &self.table.rows {
-            write_row(out, row, &shown, &against)?;
+    fn figures(&self, out: &mut String) -> fmt::Result {
+        writeln!(out, "## Figures to reach\n\n| figure | load | wanted | found | reached |")?;
+        writeln!(out, "|---|---|---|---|---|")?;
+        for figure in &self.figures {
+            let found = figure.found.map_or_else(|| "not measured".to_owned(), interval);
+            let reached = match figure.reached {
+                Some(true) => "yes",
+                Some(false) => "**no**",
+                None => NOTHING,
+            };
+            let doubt = if figure.uncertain { ", within the interval" } else { "" };
+            let (title, load, wanted) = (&figure.title, &figure.load, &figure.wanted);
+            writeln!(out, "| {title} | {load} | {wanted} | {found} | {reached}{doubt} |")?;
+        }
+        Ok(())
+    }
+
+    fn ratios(&self, out: &mut String) -> fmt::Result {
+        writeln!(
+            out,
+            "\n## Ratios to plain routing\n\nTaken within each round; median, and in brackets its \
+             confidence interval. Below 1 is better for CPU and latency, above 1 for rates. \
+             Latencies are at parts of the contender's own rate."
+        )?;
+        self.tables(out, &|scenario, measure, who| {
+            (who != Contender::Plain).then(|| self.by_plain(scenario, measure, who).map(interval))
+        })
+    }
+
+    fn absolute(&self, out: &mut String) -> fmt::Result {
+        writeln!(out, "\n## Values\n\nMedians of the rounds.")?;
+        self.tables(out, &|scenario, measure, who| {
+            Some(self.values.summary(scenario, measure, who).map(|it| number(it.median)))
+        })
+    }
+
+    /// A table for each scenario, a row for each measure, a column for each contender for
+    /// which `cell` gives something.
+    fn tables(&self, out: &mut String, cell: &Cell<'_>) -> fmt::Result {
+        for scenario in self.values.scenarios() {
+            let measured = |measure: &Measure, who| {
+                measure.main && !self.values.get(scenario, &measure.id, who).is_empty()
+            };
+            let measures: Vec<Measure> = measures::all()
+                .into_iter()
+                .filter(|measure| Contender::ALL.iter().any(|who| measured(measure, *who)))
+                .collect();
+            let shown: Vec<Contender> = Contender::ALL
+                .into_iter()
+                .filter(|who| measures.iter().any(|measure| measured(measure, *who)))
+                .filter(|who| measures.iter().any(|it| cell(scenario, &it.id, *who).is_some()))
+                .collect();
+            if shown.is_empty() {
+                continue;
+            }
+            write!(out, "\n### {scenario}\n\n| measure |")?;
+            shown.iter().try_for_each(|who| write!(out, " {} |", who.name()))?;
+            writeln!(out, "\n|---|{}", "---:|".repeat(shown.len()))?;
+            for Measure { id, title, unit, .. } in &measures {
+                write!(out, "| {title} ({unit}) |")?;
+                for who in &shown {
+                    let text = cell(scenario, id, *who).flatten();
+                    write!(out, " {} |", text.as_deref().unwrap_or(NOTHING))?;
+                }
+                writeln!(out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn in_process(&self, out: &mut String) -> fmt::Result {
+        if self.inprocess.is_empty() {
+            return Ok(());
         }
         writeln!(
             out,
-            "\nValues are medians of the rounds. Ratios are taken within each round; median \
-             (quartiles). {} values, each with proof from the node's counters.",
-            self.table.samples
+            "\n## In process\n\nBy criterion, without a kernel in between; nanoseconds for an \
+             element, median and criterion's interval.\n\n| benchmark | ns |\n|---|---:|"
         )?;
-        if !self.table.refused.is_empty() {
-            writeln!(out, "\nRefused or failed:")?;
+        for benchmark in &self.inprocess {
+            writeln!(out, "| {} | {} |", benchmark.name, interval(benchmark.summary()))?;
         }
-        for refused in &self.table.refused {
-            let (round, measure, who) = (refused.round, &refused.measure, refused.contender.name());
-            writeln!(out, "- round {round}, {measure}, {who}: {}", refused.error)?;
+        Ok(())
+    }
+
+    fn missing(&self, out: &mut String) -> fmt::Result {
+        if !self.unable.is_empty() {
+            writeln!(out, "\n## Could not run here\n")?;
+            for unable in &self.unable {
+                writeln!(out, "- {}: {}", unable.contender.name(), unable.reason)?;
+            }
+        }
+        if !self.refused.is_empty() {
+            writeln!(out, "\n## Refused or failed\n")?;
+            for refused in &self.refused {
+                let (round, scenario, measure) =
+                    (refused.round, refused.scenario, &refused.measure);
+                let who = refused.contender.name();
+                writeln!(out, "- round {round}, {scenario}, {measure}, {who}: {}", refused.error)?;
+            }
         }
         Ok(())
     }
 }
 
-fn write_row(
-    out: &mut String,
-    row: &Row,
-    shown: &[Contender],
-    against: &[Contender],
-) -> fmt::Result {
-    write!(out, "| {} ({}) |", row.title, row.unit)?;
-    for who in shown {
-        match row.values.get(who) {
-            Some(summary) => write!(out, " {} |", number(summary.median))?,
-            None => write!(out, " {NOTHING} |")?,
-        }
+/// A median and its interval.
+fn interval(summary: Summary) -> String {
+    let Summary { median, low, high, .. } = summary;
+    if median.abs() >= 20.0 {
+        return format!("{} ({}–{})", number(median), number(low), number(high));
     }
-    let is_difference = MEASURES
-        .iter()
-        .any(|measure| measure.id == row.id && matches!(measure.wanted, Wanted::Extra { .. }));
-    for who in against {
-        match row.against_plain.get(who) {
-            Some(summary) if is_difference => {
-                let Summary { median, q1, q3, .. } = *summary;
-                write!(out, " {median:+.0} ({q1:+.0} to {q3:+.0}) |")?;
-            }
-            Some(Summary { median, q1, q3, .. }) => {
-                write!(out, " {median:.3} ({q1:.3}–{q3:.3}) |")?;
-            }
-            None => write!(out, " {NOTHING} |")?,
-        }
-    }
-    let reached = match row.reached {
-        Some(true) => "yes",
-        Some(false) => "**no**",
-        None => NOTHING,
-    };
-    let doubt = if row.uncertain { ", within the spread" } else { "" };
-    let wanted = if row.wanted.is_empty() { NOTHING } else { &row.wanted };
-    writeln!(out, " {wanted} | {reached}{doubt} |")
+    format!("{median:.3} ({low:.3}–{high:.3})")
 }
 
 /// Three or four digits.

@@ -1,120 +1,69 @@
-//! What is measured, and what is wanted of Weir.
-
-/// Which way is better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Better {
-    /// A cost.
-    Lower,
-    /// A rate.
-    Higher,
-}
-
-/// What is wanted of Weir's value.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Wanted {
-    /// Shown for information.
-    Nothing,
-    /// The ratio to plain is at least (a rate) or at most (a cost) this good.
-    Ratio {
-        /// The bound.
-        bound: f64,
-        /// Whether Weir must also do better than nft.
-        better_than_nft: bool,
-    },
-    /// The value exceeds another measure's by at most so much more than plain's does.
-    Extra {
-        /// The other measure.
-        over: &'static str,
-        /// The bound, in the measure's unit.
-        bound: f64,
-    },
-}
+//! What is measured: names, units, which way is better.
 
 /// A row of the report.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measure {
     /// As samples name it.
-    pub id: &'static str,
+    pub id: String,
     /// As people read it.
-    pub title: &'static str,
+    pub title: String,
     /// Of the values.
     pub unit: &'static str,
-    /// Which way is better.
-    pub better: Better,
-    /// What is wanted.
-    pub wanted: Wanted,
+    /// Whether the tables of ratios show it; the others are for plots and for those who
+    /// look closer.
+    pub main: bool,
 }
 
 /// All of them, in the order of the report.
-pub const MEASURES: &[Measure] = &[
-    Measure {
-        id: "established-1",
-        title: "64-byte packets, 1 established flow: CPU",
-        unit: "ns/packet",
-        better: Better::Lower,
-        wanted: Wanted::Ratio { bound: 1.10, better_than_nft: true },
-    },
-    Measure {
-        id: "established-1000",
-        title: "the same, 1,000 flows in turn",
-        unit: "ns/packet",
-        better: Better::Lower,
-        wanted: Wanted::Ratio { bound: 1.10, better_than_nft: true },
-    },
-    Measure {
-        id: "tcp-stream",
-        title: "iperf3 TCP, 1 stream",
-        unit: "Gbit/s",
-        better: Better::Higher,
-        wanted: Wanted::Ratio { bound: 0.97, better_than_nft: false },
-    },
-    Measure {
-        id: "rr-block-p50",
-        title: "UDP request/response, blocking: p50",
-        unit: "µs",
-        better: Better::Lower,
-        wanted: Wanted::Ratio { bound: 1.05, better_than_nft: false },
-    },
-    Measure {
-        id: "rr-block-p99",
-        title: "the same: p99",
-        unit: "µs",
-        better: Better::Lower,
-        wanted: Wanted::Nothing,
-    },
-    Measure {
-        id: "rr-spin-p50",
-        title: "UDP request/response, spinning: p50",
-        unit: "µs",
-        better: Better::Lower,
-        wanted: Wanted::Nothing,
-    },
-    Measure {
-        id: "rr-spin-p99",
-        title: "the same: p99",
-        unit: "µs",
-        better: Better::Lower,
-        wanted: Wanted::Nothing,
-    },
-    Measure {
-        id: "connect",
-        title: "TCP connections, 4 threads",
-        unit: "1/s",
-        better: Better::Higher,
-        wanted: Wanted::Ratio { bound: 0.9, better_than_nft: true },
-    },
-    Measure {
-        id: "table-1000",
-        title: "1,000 flows in a table for 2 million: CPU",
-        unit: "ns/packet",
-        better: Better::Lower,
-        wanted: Wanted::Nothing,
-    },
-    Measure {
-        id: "table-1000000",
-        title: "1,000,000 flows in it; beyond the row above, less plain's own difference",
-        unit: "ns/packet",
-        better: Better::Lower,
-        wanted: Wanted::Extra { over: "table-1000", bound: 300.0 },
-    },
-];
+pub fn all() -> Vec<Measure> {
+    let measure = |id: &str, title: &str, unit, main| Measure {
+        id: id.to_owned(),
+        title: title.to_owned(),
+        unit,
+        main,
+    };
+    let mut all = vec![
+        measure("cpu", "CPU, flat out", "ns/packet", true),
+        measure("ndr", "rate at no loss (NDR)", "kpps", true),
+        measure("pdr", "rate at ≤ 0.1 % loss (PDR)", "kpps", true),
+    ];
+    for part in crate::run::loads::LATENCY_AT {
+        let id = |name: &str| format!("latency-{part}-{name}");
+        let title = |name: &str| format!("latency at {part} % of it: {name}");
+        for (name, words, main) in [
+            ("p50", "p50", true),
+            ("p90", "p90", false),
+            ("p99", "p99", true),
+            ("p999", "p99.9", false),
+        ] {
+            all.push(measure(&id(name), &title(words), "µs", main));
+        }
+        let cpu = format!("CPU at {part} % of it");
+        all.push(measure(&format!("cpu-at-{part}"), &cpu, "ns/packet", part == 90));
+    }
+    all.extend([
+        measure("tcp-1", "iperf3 TCP, 1 stream", "Gbit/s", true),
+        measure("tcp-8", "iperf3 TCP, 8 streams", "Gbit/s", true),
+        measure("rr-block-p50", "UDP request/response, blocking: p50", "µs", true),
+        measure("rr-block-p99", "the same: p99", "µs", true),
+        measure("rr-spin-p50", "UDP request/response, spinning: p50", "µs", true),
+        measure("rr-spin-p99", "the same: p99", "µs", true),
+        measure("connect", "TCP connections, 4 threads", "1/s", true),
+    ]);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_measure_has_a_name_of_its_own() {
+        let all = super::all();
+        let ids: HashSet<_> = all.iter().map(|measure| measure.id.as_str()).collect();
+        assert_eq!(ids.len(), all.len());
+        for id in ["cpu", "ndr", "pdr", "latency-90-p999", "tcp-8", "rr-spin-p99", "connect"] {
+            assert!(ids.contains(id), "{id}");
+        }
+    }
+}

@@ -1,35 +1,58 @@
-//! The report of `bench/fastpath`: samples in, a table out.
+//! The report: samples in, Markdown, JSON and plots out.
 //!
 //! | Module | Job |
 //! |---|---|
 //! | [`sample`] | the format of the samples |
-//! | [`measures`] | what is measured and what is wanted |
+//! | [`measures`] | what is measured |
 //! | [`proof`] | whether a contender was at work while it was measured |
-//! | [`table`] | medians, ratios, verdicts |
-//! | [`markdown`] | the table for people |
+//! | [`values`] | values and ratios, round by round |
+//! | [`figures`] | what is wanted, and whether it is reached |
+//! | [`inprocess`] | what criterion measured |
+//! | [`markdown`] | the report for people |
+//! | [`plots`] | its pictures |
 
+pub mod figures;
+pub mod inprocess;
 pub mod markdown;
 pub mod measures;
+pub mod plots;
 pub mod proof;
 pub mod sample;
-pub mod table;
+pub mod values;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::BufRead;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde_json::{Value, json};
 
-use sample::{Environment, Line};
-use table::Table;
+use crate::run::contender::Contender;
+use crate::run::scenario::Scenario;
+use crate::stats::Summary;
+use figures::Figure;
+use inprocess::InProcess;
+use sample::{Environment, Failure, Line, Unable};
+use values::Values;
 
 /// A whole report.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Report {
     /// Where and how it was measured.
     pub environment: Environment,
     /// What came out.
-    #[serde(flatten)]
-    pub table: Table,
+    pub values: Values,
+    /// How many values entered.
+    pub samples: usize,
+    /// Values that did not, with the reason, and measurements that failed.
+    pub refused: Vec<Failure>,
+    /// Contenders that cannot run on the machine.
+    pub unable: Vec<Unable>,
+    /// What is wanted.
+    pub figures: Vec<Figure>,
+    /// Criterion's results.
+    pub inprocess: Vec<InProcess>,
 }
 
 impl Report {
@@ -37,47 +60,162 @@ impl Report {
     ///
     /// # Errors
     /// Names the line that is none.
-    pub fn read(input: impl BufRead) -> Result<Self> {
+    pub fn read(input: impl BufRead, inprocess: Vec<InProcess>) -> Result<Self> {
         let mut environment = Environment::new();
-        let (mut samples, mut failures) = (Vec::new(), Vec::new());
+        let (mut samples, mut failures, mut unable) = (Vec::new(), Vec::new(), Vec::new());
         for (number, line) in input.lines().enumerate() {
             let line = line?;
             let line = serde_json::from_str(&line)
                 .with_context(|| format!("line {} is no sample: {line}", number + 1))?;
             match line {
                 Line::Environment(values) => environment = values,
-                Line::Sample(sample) => samples.push(sample),
+                Line::Sample(sample) => samples.push(*sample),
                 Line::Failure(failure) => failures.push(failure),
+                Line::Unable(contender) => unable.push(contender),
             }
         }
-        Ok(Self { environment, table: Table::of(&samples, &failures) })
+        let (values, unproven) = Values::of(&samples);
+        let count = samples.len() - unproven.len();
+        let figures = figures::all(&values, &inprocess);
+        let refused = [failures, unproven].concat();
+        Ok(Self { environment, values, samples: count, refused, unable, figures, inprocess })
+    }
+
+    /// Whether everything that was measured is as wanted, and nothing was refused.
+    pub fn is_as_wanted(&self) -> bool {
+        self.refused.is_empty() && self.figures.iter().all(|figure| figure.reached != Some(false))
+    }
+
+    /// Medians and ratios with their intervals, for programs.
+    pub fn json(&self) -> Value {
+        let mut cells = Vec::new();
+        for scenario in self.values.scenarios() {
+            for measure in measures::all() {
+                for contender in Contender::ALL {
+                    let Some(value) = self.values.summary(scenario, &measure.id, contender) else {
+                        continue;
+                    };
+                    cells.push(json!({"scenario": scenario, "measure": measure.id,
+                        "unit": measure.unit, "contender": contender, "value": value,
+                        "by_plain": self.by_plain(scenario, &measure.id, contender)}));
+                }
+            }
+        }
+        let environment: BTreeMap<_, _> = self.environment.iter().cloned().collect();
+        json!({"environment": environment, "figures": self.figures, "values": cells,
+            "in_process": self.inprocess, "unable": self.unable, "refused": self.refused,
+            "as_wanted": self.is_as_wanted()})
+    }
+
+    /// A contender's ratio to plain; `None` if one of both was not measured.
+    pub fn by_plain(
+        &self,
+        scenario: Scenario,
+        measure: &str,
+        contender: Contender,
+    ) -> Option<Summary> {
+        let of = (contender, Contender::Plain);
+        Summary::of(self.values.ratio(scenario, measure, of).into_values())
+    }
+
+    /// Writes `RESULTS.md` and its pictures into a folder.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let pictures = folder.join("plots");
+        fs::create_dir_all(&pictures)
+            .with_context(|| format!("cannot make {}", pictures.display()))?;
+        // Pictures of an earlier run would look like this one's.
+        for entry in fs::read_dir(&pictures)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "svg") {
+                fs::remove_file(path)?;
+            }
+        }
+        let mut links = Vec::new();
+        for picture in plots::all(self)? {
+            let path = pictures.join(&picture.name);
+            fs::write(&path, picture.svg)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            links.push((picture.title, format!("plots/{}", picture.name)));
+        }
+        let path = folder.join("RESULTS.md");
+        fs::write(&path, self.markdown(&links))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::values::tests::proven;
     use super::*;
 
-    const LINES: &str = r#"
-{"environment":[["machine","EPYC"],["kernel","6.18"]]}
-{"sample":{"round":1,"measure":"tcp-stream","contender":"plain","value":20.5,"packets":9,"before":{"conntrack":0},"after":{"conntrack":0}}}
-{"sample":{"round":1,"measure":"tcp-stream","contender":"nft","value":18.45,"packets":9,"flows":1,"before":{"conntrack":0,"nft":{"accepted_by_set":0,"dropped":0}},"after":{"conntrack":1,"nft":{"accepted_by_set":1,"dropped":0}}}}
-{"failure":{"round":1,"measure":"connect","contender":"weir-off","error":"a connection hangs"}}
-"#;
+    fn lines() -> String {
+        let environment = vec![("kernel".to_owned(), "6.18".to_owned())];
+        let mut lines = vec![Line::Environment(environment)];
+        for round in 1..=2 {
+            for (who, value) in [(Contender::Plain, 20.5), (Contender::Weir, 18.45)] {
+                let sample = proven(round, "apps-1000r", "tcp-1", who, value);
+                lines.push(Line::Sample(Box::new(sample)));
+            }
+        }
+        let scenario = "apps-1000r".parse().unwrap();
+        lines.push(Line::Unable(Unable {
+            scenario,
+            contender: Contender::Ovs,
+            reason: "ovs-vswitchd is not installed".to_owned(),
+        }));
+        lines.push(Line::Failure(Failure {
+            round: 1,
+            scenario,
+            measure: "connect".to_owned(),
+            contender: Contender::WeirOff,
+            error: "a connection hangs".to_owned(),
+        }));
+        let lines = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
+        lines.collect()
+    }
 
     #[test]
-    fn samples_become_a_table() {
-        let report = Report::read(LINES.trim_start().as_bytes()).unwrap();
-        let text = report.markdown();
-        assert!(text.contains("- kernel: 6.18\n"), "{text}");
-        assert!(text.contains("| iperf3 TCP, 1 stream (Gbit/s) | 20.5 |"), "{text}");
-        assert!(text.contains("| 0.900 (0.900–0.900) |"), "{text}");
-        assert!(text.contains("round 1, connect, weir-off: a connection hangs"), "{text}");
+    fn samples_become_a_report() {
+        let report = Report::read(lines().as_bytes(), Vec::new()).unwrap();
+        let text = report.markdown(&[]);
+        for part in [
+            "- kernel: 6.18\n",
+            "| bulk TCP, 1 stream: weir / plain | apps-1000r | ≥ 0.97 × | 0.900",
+            "**no**",
+            "ovs: ovs-vswitchd is not installed",
+            "round 1, apps-1000r, connect, weir-off: a connection hangs",
+        ] {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
+        assert!(!report.is_as_wanted());
+        assert_eq!(report.json()["as_wanted"], false);
     }
 
     #[test]
     fn a_line_that_is_none_is_named() {
-        let error = Report::read("{}\n".as_bytes()).unwrap_err();
+        let error = Report::read("{}\n".as_bytes(), Vec::new()).unwrap_err();
         assert!(error.to_string().starts_with("line 1 is no sample"), "{error}");
+    }
+
+    #[test]
+    fn a_saved_report_has_its_pictures_and_no_older_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("plots")).unwrap();
+        let old = folder.path().join("plots/old.svg");
+        fs::write(&old, "<svg/>").unwrap();
+        let report = Report::read(lines().as_bytes(), Vec::new()).unwrap();
+        report.save(folder.path()).unwrap();
+        assert!(!old.exists());
+        let text = fs::read_to_string(folder.path().join("RESULTS.md")).unwrap();
+        let pictures: Vec<&str> =
+            text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+        assert!(pictures.iter().any(|picture| picture.ends_with(".svg")), "{text}");
+        for picture in pictures.iter().filter(|picture| picture.ends_with(".svg")) {
+            let svg = fs::read_to_string(folder.path().join(picture)).unwrap();
+            assert!(svg.starts_with("<svg"), "{picture}");
+        }
     }
 }

@@ -1,88 +1,37 @@
-//! What a run of `bench/fastpath` writes down: one JSON object a line for each value.
-
-use std::collections::BTreeMap;
+//! What a run writes down: one JSON object a line.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-/// What packets met between the two pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Contender {
-    /// Nothing but the kernel's routing.
-    #[serde(rename = "plain")]
-    Plain,
-    /// nftables: conntrack, and a set of addresses.
-    #[serde(rename = "nft")]
-    Nft,
-    /// Weir with decided flows in the kernel.
-    #[serde(rename = "weir")]
-    Weir,
-    /// Weir with every packet through user space.
-    #[serde(rename = "weir-off")]
-    WeirOff,
-    /// The same by a TAP device instead of AF_XDP.
-    #[serde(rename = "weir-tap")]
-    WeirTap,
-}
-
-impl Contender {
-    /// In the order in which the report shows them.
-    pub const ALL: [Self; 5] = [Self::Plain, Self::Nft, Self::Weir, Self::WeirOff, Self::WeirTap];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Nft => "nft",
-            Self::Weir => "weir",
-            Self::WeirOff => "weir-off",
-            Self::WeirTap => "weir-tap",
-        }
-    }
-}
+use crate::run::contender::{Contender, Evidence};
+use crate::run::scenario::Scenario;
 
 /// One value, and what proves that the contender was at work.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sample {
     /// Counted from 1; all contenders of a round ran one after the other.
     pub round: u32,
+    /// What was loaded.
+    pub scenario: Scenario,
     /// What was measured: the `id` of a [`super::measures::Measure`].
     pub measure: String,
     /// Under what.
     pub contender: Contender,
     /// In the measure's unit.
     pub value: f64,
-    /// Packets that the load sent at least, in both directions; without the first packet
-    /// of each flow.
+    /// Packets that passed at least, in both directions; without the first packet of
+    /// each flow.
     pub packets: f64,
-    /// New flows that the load opened at least.
+    /// Flows opened that were new to the contender, at least.
     #[serde(default)]
     pub flows: f64,
     /// The node's counters before the load.
     pub before: Evidence,
     /// And after it.
     pub after: Evidence,
-}
-
-/// Counters of the node.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// Entries of the node's conntrack table.
-    pub conntrack: f64,
-    /// nftables' counters; absent if there is no table of ours.
-    #[serde(default)]
-    pub nft: Option<NftCounters>,
-    /// Weir's steering counters; absent if Weir is not on the node.
-    #[serde(default)]
-    pub weir: Option<BTreeMap<String, f64>>,
-}
-
-/// Packets that met the counting rules.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct NftCounters {
-    /// New flows that the set accepted.
-    pub accepted_by_set: f64,
-    /// Packets that nothing accepted.
-    pub dropped: f64,
+    /// What else the load said.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub detail: Value,
 }
 
 /// Where the run took place: name and value, shown in this order.
@@ -95,9 +44,11 @@ pub enum Line {
     /// At the head of the file.
     Environment(Environment),
     /// A value.
-    Sample(Sample),
+    Sample(Box<Sample>),
     /// A measurement that failed; its words.
     Failure(Failure),
+    /// A contender that cannot run on this machine.
+    Unable(Unable),
 }
 
 /// A measurement without a value.
@@ -105,10 +56,23 @@ pub enum Line {
 pub struct Failure {
     /// In which round.
     pub round: u32,
+    /// Under what load.
+    pub scenario: Scenario,
     /// What was to be measured.
     pub measure: String,
     /// Under what.
     pub contender: Contender,
     /// What went wrong.
     pub error: String,
+}
+
+/// A contender that was tried and cannot run here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unable {
+    /// When it was tried.
+    pub scenario: Scenario,
+    /// Who.
+    pub contender: Contender,
+    /// Its words.
+    pub reason: String,
 }

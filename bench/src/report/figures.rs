@@ -1,0 +1,350 @@
+//! The figures that Weir is to reach, and whether it does: ratios, within one run.
+
+use serde::Serialize;
+
+use super::inprocess::InProcess;
+use super::values::{Rounds, Values, pair};
+use crate::run::contender::Contender::{self, NftLinear, NftSets, Plain, Weir, WeirOff, WeirTap};
+use crate::run::scenario::{Flows, Load, Scenario, Size};
+use crate::stats::Summary;
+
+/// What is wanted of a figure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// A cost.
+    AtMost(f64),
+    /// A rate.
+    AtLeast(f64),
+}
+
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(bound) => value <= bound,
+            Self::AtLeast(bound) => value >= bound,
+        }
+    }
+
+    fn value(self) -> f64 {
+        match self {
+            Self::AtMost(bound) | Self::AtLeast(bound) => bound,
+        }
+    }
+
+    fn words(self) -> String {
+        match self {
+            Self::AtMost(bound) => format!("≤ {bound}"),
+            Self::AtLeast(bound) => format!("≥ {bound}"),
+        }
+    }
+}
+
+/// One line of the list.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// What it is.
+    pub title: String,
+    /// Under which load.
+    pub load: String,
+    /// What is wanted, in words.
+    pub wanted: String,
+    /// What was found; `None`: not measured.
+    pub found: Option<Summary>,
+    /// Absent if it was not measured.
+    pub reached: Option<bool>,
+    /// Whether the bound lies within the confidence interval, so that another run may
+    /// well come to another answer.
+    pub uncertain: bool,
+}
+
+impl Figure {
+    fn new(title: &str, load: &str, bound: Bound, unit: &str, found: Option<Summary>) -> Self {
+        Self {
+            title: title.to_owned(),
+            load: load.to_owned(),
+            wanted: format!("{}{unit}", bound.words()),
+            found,
+            reached: found.map(|found| bound.holds(found.median)),
+            uncertain: found.is_some_and(|found| found.count > 1 && found.holds(bound.value())),
+        }
+    }
+}
+
+/// A ratio of two contenders that is wanted wherever both were measured.
+struct Wanted {
+    title: &'static str,
+    measure: &'static str,
+    of: (Contender, Contender),
+    bound: Bound,
+    applies: fn(Scenario) -> bool,
+    /// Named when it was not measured.
+    example: &'static str,
+}
+
+const WANTED: &[Wanted] = &[
+    Wanted {
+        title: "steering hit: CPU, weir / nft-sets",
+        measure: "cpu",
+        of: (Weir, NftSets),
+        bound: Bound::AtMost(0.9),
+        applies: is_established_64,
+        example: "64b-1000r-10kf",
+    },
+    Wanted {
+        title: "new flows: CPU, weir / nft-linear with 100 rules",
+        measure: "cpu",
+        of: (Weir, NftLinear),
+        bound: Bound::AtMost(0.5),
+        applies: |scenario| is_new(scenario) && scenario.rules == 100,
+        example: "64b-100r-new",
+    },
+    Wanted {
+        title: "bulk TCP, 1 stream: weir / plain",
+        measure: "tcp-1",
+        of: (Weir, Plain),
+        bound: Bound::AtLeast(0.97),
+        applies: is_apps,
+        example: "apps-1000r",
+    },
+    Wanted {
+        title: "bulk TCP, 8 streams: weir / plain",
+        measure: "tcp-8",
+        of: (Weir, Plain),
+        bound: Bound::AtLeast(0.97),
+        applies: is_apps,
+        example: "apps-1000r",
+    },
+    Wanted {
+        title: "UDP request/response, p50: weir / plain",
+        measure: "rr-block-p50",
+        of: (Weir, Plain),
+        bound: Bound::AtMost(1.05),
+        applies: is_apps,
+        example: "apps-1000r",
+    },
+    Wanted {
+        title: "connections a second: weir / nft-sets",
+        measure: "connect",
+        of: (Weir, NftSets),
+        bound: Bound::AtLeast(1.0),
+        applies: is_apps,
+        example: "apps-1000r",
+    },
+    Wanted {
+        title: "every packet in user space: CPU, weir-off / plain",
+        measure: "cpu",
+        of: (WeirOff, Plain),
+        bound: Bound::AtMost(2.0),
+        applies: is_established_64,
+        example: "64b-1000r-10kf",
+    },
+    Wanted {
+        title: "bulk TCP, every packet in user space: weir-tap / plain",
+        measure: "tcp-1",
+        of: (WeirTap, Plain),
+        bound: Bound::AtLeast(0.6),
+        applies: is_apps,
+        example: "apps-1000r",
+    },
+];
+
+/// All figures; those that were not measured say so.
+pub fn all(values: &Values, inprocess: &[InProcess]) -> Vec<Figure> {
+    let scenarios = values.scenarios();
+    let mut figures = Vec::new();
+    for wanted in WANTED {
+        let Wanted { title, measure, of, bound, applies, example } = wanted;
+        let before = figures.len();
+        for scenario in scenarios.iter().filter(|scenario| applies(**scenario)) {
+            let found = Summary::of(values.ratio(*scenario, measure, *of).into_values());
+            if found.is_some() {
+                figures.push(Figure::new(title, &scenario.to_string(), *bound, " ×", found));
+            }
+        }
+        if figures.len() == before {
+            figures.push(Figure::new(title, example, *bound, " ×", None));
+        }
+    }
+    let at = figures.iter().position(|figure| figure.title.starts_with("bulk")).unwrap_or(0);
+    figures.insert(at, flatness(values));
+    figures.extend(large_table(values));
+    figures.extend(in_process(inprocess));
+    figures
+}
+
+fn is_apps(scenario: Scenario) -> bool {
+    scenario.load == Load::Apps
+}
+
+fn is_new(scenario: Scenario) -> bool {
+    matches!(scenario.load, Load::Packets { flows: Flows::New, .. })
+}
+
+fn is_established_64(scenario: Scenario) -> bool {
+    matches!(scenario.load, Load::Packets { size: Size::Bytes(64), flows: Flows::Established(_) })
+}
+
+/// New flows under the most policies against new flows under one, both as ratios to
+/// plain of the same turn, so that the machine's mood cancels out.
+fn flatness(values: &Values) -> Figure {
+    let new: Vec<Scenario> = values
+        .scenarios()
+        .into_iter()
+        .filter(|scenario| is_new(*scenario) && !values.get(*scenario, "cpu", Weir).is_empty())
+        .collect();
+    let few = new.iter().find(|scenario| scenario.rules == 1);
+    let many = new.iter().filter(|scenario| scenario.rules >= 10_000).max();
+    let (load, found) = match (few, many) {
+        (Some(few), Some(many)) => {
+            let by_plain = |scenario: &Scenario| values.ratio(*scenario, "cpu", (Weir, Plain));
+            let ratios: Rounds = pair(&by_plain(many), &by_plain(few), |many, few| many / few);
+            (format!("{many} by {few}"), Summary::of(ratios.into_values()))
+        }
+        _ => ("64b-10kr-new by 64b-1r-new".to_owned(), None),
+    };
+    let title = "new flows are flat from 1 to 10,000 policies: CPU";
+    Figure::new(title, &load, Bound::AtMost(1.1), " ×", found)
+}
+
+/// What a million flows cost more than a thousand or ten thousand, less what they cost
+/// plain routing more: a table that no cache holds.
+fn large_table(values: &Values) -> Option<Figure> {
+    let with = |wanted: &dyn Fn(u32) -> bool| {
+        values.scenarios().into_iter().find(|scenario| match scenario.load {
+            Load::Packets { size: Size::Bytes(64), flows: Flows::Established(flows) } => {
+                wanted(flows) && !values.get(*scenario, "cpu", Weir).is_empty()
+            }
+            _ => false,
+        })
+    };
+    let (large, small) = (with(&|flows| flows >= 1_000_000)?, with(&|flows| flows == 10_000)?);
+    let extra = |who| {
+        let of = |scenario| values.get(scenario, "cpu", who);
+        pair(&of(large), &of(small), |large, small| large - small)
+    };
+    let own = pair(&extra(Weir), &extra(Plain), |weir, plain| weir - plain);
+    let found = Summary::of(own.into_values());
+    let title = "a million flows: CPU beyond ten thousand, less plain's own, ns/packet";
+    Some(Figure::new(title, &format!("{large} less {small}"), Bound::AtMost(300.0), "", found))
+}
+
+/// What criterion wrote down, if it ran.
+fn in_process(all: &[InProcess]) -> Vec<Figure> {
+    let find = |name: &str| all.iter().find(|it| it.name == name);
+    let mut figures = Vec::new();
+    for (flows, bound) in [("10k", 25.0), ("1m", 40.0)] {
+        let name = format!("pipeline-established/weir/{flows}");
+        let found = find(&name).map(InProcess::summary);
+        let title = format!("pipeline in process, established, {flows} flows, ns/packet");
+        figures.push(Figure::new(&title, &name, Bound::AtMost(bound), "", found));
+    }
+    let pipeline = find("pipeline-established/weir/10k");
+    let ovs = all.iter().find(|it| it.name.contains("ovs") && it.name.contains("conntrack"));
+    let found = pipeline.zip(ovs).and_then(|(weir, ovs)| Summary::of([ovs.ns / weir.ns]));
+    let load = ovs.map_or("ovstest test-conntrack benchmark", |it| &it.name);
+    let title = "pipeline in process: Open vSwitch's conntrack benchmark / weir";
+    figures.push(Figure::new(title, load, Bound::AtLeast(3.0), " ×", found));
+    figures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::values::tests::proven;
+    use super::*;
+
+    fn figures(samples: &[(u32, &str, &str, Contender, f64)]) -> Vec<Figure> {
+        let samples: Vec<_> = samples
+            .iter()
+            .map(|(round, scenario, measure, who, value)| {
+                proven(*round, scenario, measure, *who, *value)
+            })
+            .collect();
+        all(&Values::of(&samples).0, &[])
+    }
+
+    fn find<'a>(figures: &'a [Figure], title: &str) -> &'a Figure {
+        figures.iter().find(|figure| figure.title.contains(title)).unwrap()
+    }
+
+    #[test]
+    fn what_was_not_measured_is_neither_reached_nor_missed() {
+        let figures = figures(&[]);
+        assert!(figures.len() >= 12, "{}", figures.len());
+        assert!(figures.iter().all(|figure| figure.reached.is_none() && figure.found.is_none()));
+    }
+
+    #[test]
+    fn a_cost_must_not_be_higher_and_a_rate_not_lower() {
+        let reached = |measure, title, weir, other: Contender| {
+            let load =
+                [(1, "apps-1000r", measure, other, 100.0), (1, "apps-1000r", measure, Weir, weir)];
+            find(&figures(&load), title).reached
+        };
+        assert_eq!(reached("tcp-1", "1 stream", 97.0, Plain), Some(true));
+        assert_eq!(reached("tcp-1", "1 stream", 96.9, Plain), Some(false));
+        assert_eq!(reached("rr-block-p50", "request", 105.0, Plain), Some(true));
+        assert_eq!(reached("rr-block-p50", "request", 105.1, Plain), Some(false));
+        assert_eq!(reached("connect", "connections", 100.0, NftSets), Some(true));
+        assert_eq!(reached("connect", "connections", 99.0, NftSets), Some(false));
+    }
+
+    #[test]
+    fn a_figure_is_listed_for_every_scenario_that_measured_it() {
+        let mut samples = Vec::new();
+        for (scenario, weir) in [("64b-1r-1f", 80.0), ("64b-1000r-10kf", 95.0)] {
+            samples.push((1, scenario, "cpu", NftSets, 100.0));
+            samples.push((1, scenario, "cpu", Weir, weir));
+        }
+        let figures = figures(&samples);
+        let hits: Vec<_> =
+            figures.iter().filter(|figure| figure.title.starts_with("steering")).collect();
+        assert_eq!(hits.len(), 2);
+        assert_eq!(hits.iter().filter(|hit| hit.reached == Some(true)).count(), 1);
+    }
+
+    #[test]
+    fn flat_means_from_one_policy_to_ten_thousand() {
+        let samples = |many| {
+            [
+                (1, "64b-1r-new", "cpu", Plain, 100.0),
+                (1, "64b-1r-new", "cpu", Weir, 150.0),
+                (1, "64b-10kr-new", "cpu", Plain, 200.0),
+                (1, "64b-10kr-new", "cpu", Weir, many),
+            ]
+        };
+        let flat = |many| find(&figures(&samples(many)), "flat").clone();
+        assert_eq!(flat(300.0).reached, Some(true));
+        assert_eq!(flat(340.0).reached, Some(false));
+    }
+
+    #[test]
+    fn a_large_table_costs_weir_its_own_part_only() {
+        let figures = figures(&[
+            (1, "64b-1r-10kf", "cpu", Plain, 1000.0),
+            (1, "64b-1r-1mf", "cpu", Plain, 1040.0),
+            (1, "64b-1r-10kf", "cpu", Weir, 1100.0),
+            (1, "64b-1r-1mf", "cpu", Weir, 1390.0),
+        ]);
+        let figure = find(&figures, "a million flows");
+        assert_eq!((figure.found.unwrap().median, figure.reached), (250.0, Some(true)));
+    }
+
+    #[test]
+    fn an_interval_across_the_bound_is_uncertain() {
+        let uncertain = |weir: [f64; 5]| {
+            let samples: Vec<_> = (1..)
+                .zip(weir)
+                .flat_map(|(round, weir)| {
+                    [
+                        (round, "apps-1r", "tcp-1", Plain, 1.0),
+                        (round, "apps-1r", "tcp-1", Weir, weir),
+                    ]
+                })
+                .collect();
+            find(&figures(&samples), "1 stream").uncertain
+        };
+        assert!(!uncertain([0.98, 0.99, 1.0, 1.0, 1.0]));
+        assert!(uncertain([0.80, 0.98, 1.2, 1.0, 1.0]));
+        assert!(!uncertain([0.80, 0.81, 0.82, 0.8, 0.8]));
+    }
+}

@@ -1,0 +1,94 @@
+//! How long everything is measured.
+
+use std::fmt;
+
+/// Sizes of the loads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Effort {
+    /// Rounds; every round takes a value of everything.
+    pub rounds: u32,
+    /// Packets of one slice of established flows.
+    pub packets: u32,
+    /// Slices, whose median is the value.
+    pub slices: u32,
+    /// Packets of one slice of new flows.
+    pub new_packets: u32,
+    /// Slices.
+    pub new_slices: u32,
+    /// Seconds of one trial in the search for a rate.
+    pub trial: f64,
+    /// Seconds of sending before each trial and latency measurement.
+    pub warm_up: f64,
+    /// Trials of the search in the first round, both goals together.
+    pub search: u32,
+    /// Trials a goal in later rounds.
+    pub confirm: u32,
+    /// Seconds of a latency measurement at one rate.
+    pub latency: f64,
+    /// Seconds of a TCP stream.
+    pub stream: u32,
+    /// Request/response transactions.
+    pub transactions: u32,
+    /// Seconds of opening connections.
+    pub connect: f64,
+}
+
+impl Effort {
+    /// What figures are taken with: as many rounds as a median with an interval needs.
+    pub const DEFAULT: Self = Self {
+        rounds: 5,
+        packets: 30_000,
+        slices: 7,
+        new_packets: 5_000,
+        new_slices: 5,
+        trial: 0.4,
+        warm_up: 0.1,
+        search: 8,
+        confirm: 3,
+        latency: 0.4,
+        stream: 2,
+        transactions: 10_000,
+        connect: 1.5,
+    };
+
+    /// Whether it works, not how fast.
+    pub const QUICK: Self = Self {
+        rounds: 2,
+        packets: 20_000,
+        slices: 3,
+        new_packets: 2_000,
+        new_slices: 3,
+        trial: 0.3,
+        warm_up: 0.05,
+        search: 5,
+        confirm: 2,
+        latency: 0.2,
+        stream: 1,
+        transactions: 3_000,
+        connect: 0.7,
+    };
+}
+
+impl fmt::Display for Effort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "cpu: {} slices of {} packets, {} of {} where every packet is a new flow; \
+             rates: trials of {} s after {} s of warm-up, at most {} in the first round and {} a \
+             goal later; latency {} s a rate; TCP {} s after 1 s; {} transactions; connections \
+             {} s",
+            self.slices,
+            self.packets,
+            self.new_slices,
+            self.new_packets,
+            self.trial,
+            self.warm_up,
+            self.search,
+            self.confirm,
+            self.latency,
+            self.stream,
+            self.transactions,
+            self.connect
+        )
+    }
+}

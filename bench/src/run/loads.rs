@@ -1,0 +1,287 @@
+//! The loads, each a program of its own with one end in either pod, and what they found.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::effort::Effort;
+use super::lab::{Lab, Where, output};
+use super::scenario::{Flows, Load, Scenario, Size};
+use super::search::{self, Found, Rate, Trial};
+use crate::place::processors;
+
+/// How long a load may take beyond what it was told to.
+const GRACE: Duration = Duration::from_secs(90);
+/// A segment that the kernel moves as one holds at most 64 KiB.
+const SEGMENT: f64 = 65_536.0;
+/// The parts of the rate without loss at which latency is measured, in percent.
+pub const LATENCY_AT: [u32; 3] = [10, 50, 90];
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Processor time for a packet
+    Cpu,
+    /// Rates at no loss and at little loss, latency below them
+    Rate,
+    /// iperf3, one stream and eight
+    Tcp,
+    /// UDP request and response
+    Rr,
+    /// TCP connections a second
+    Connect,
+}
+
+impl Kind {
+    /// What belongs to a scenario.
+    pub fn of(scenario: Scenario) -> &'static [Self] {
+        match scenario.load {
+            Load::Packets { flows: Flows::New, .. } => &[Self::Cpu],
+            // The processor time for a packet is taken with one size.
+            Load::Packets { size: Size::Imix, .. } => &[Self::Rate],
+            Load::Packets { .. } => &[Self::Cpu, Self::Rate],
+            Load::Apps => &[Self::Tcp, Self::Rr, Self::Connect],
+        }
+    }
+
+    /// As the command line names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Rate => "rate",
+            Self::Tcp => "tcp",
+            Self::Rr => "rr",
+            Self::Connect => "connect",
+        }
+    }
+}
+
+/// What a load found.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// By the measure's name.
+    pub values: BTreeMap<String, f64>,
+    /// Packets that passed at least, first packets of flows excepted.
+    pub packets: f64,
+    /// Flows that were certainly new to the contender.
+    pub flows: f64,
+    /// For those who look for the reason of a value.
+    pub detail: Value,
+}
+
+/// Where and what to load.
+#[derive(Debug)]
+pub struct Loads<'a> {
+    /// The node.
+    pub lab: &'a Lab,
+    /// This program.
+    pub program: &'a Path,
+    /// How much.
+    pub effort: &'a Effort,
+    /// What.
+    pub scenario: Scenario,
+    /// Processes whose time counts.
+    pub charged: Vec<u32>,
+}
+
+impl Loads<'_> {
+    /// Runs one; `known` are the rates that an earlier round found, and those of this
+    /// round afterwards.
+    ///
+    /// # Errors
+    /// The load's last words.
+    pub fn run(&self, kind: Kind, known: &mut Option<Found>) -> Result<Vec<Outcome>> {
+        Ok(match kind {
+            Kind::Cpu => vec![self.cpu()?],
+            Kind::Rate => vec![self.rate(known)?],
+            Kind::Tcp => vec![self.tcp(1)?, self.tcp(8)?],
+            Kind::Rr => vec![self.rr("block")?, self.rr("spin")?],
+            Kind::Connect => vec![self.connect()?],
+        })
+    }
+
+    fn cpu(&self) -> Result<Outcome> {
+        let Load::Packets { size: Size::Bytes(size), flows } = self.scenario.load else {
+            anyhow::bail!("{} has no packets of one size", self.scenario);
+        };
+        let effort = self.effort;
+        let (flows, packets, slices) = match flows {
+            Flows::Established(flows) => {
+                (format!("--flows={flows}"), effort.packets, effort.slices)
+            }
+            Flows::New => ("--new".to_owned(), effort.new_packets, effort.new_slices),
+        };
+        let mut words = vec![flows, format!("--size={size}"), format!("--packets={packets}")];
+        words.push(format!("--slices={slices}"));
+        words.extend(self.charge());
+        let report = self.own("flood", &words, GRACE)?;
+        let slices = report["slices"].as_array().context("flood reports no slices")?;
+        let sum = |name: &str| slices.iter().filter_map(|slice| slice[name].as_f64()).sum::<f64>();
+        let delivered = sum("delivered");
+        let share = |name: &str| (sum(name) / delivered).round();
+        let new = report["opened"].as_f64().unwrap_or(0.0);
+        let is_new = words[0] == "--new";
+        Ok(Outcome {
+            values: [("cpu".to_owned(), number(&report, "ns_per_packet")?)].into(),
+            packets: if is_new { 0.0 } else { delivered },
+            flows: new,
+            detail: json!({"own_ns": share("own_ns"), "ksoftirqd_ns": share("ksoftirqd_ns"),
+                "charged_ns": share("charged_ns"), "delivered": delivered}),
+        })
+    }
+
+    fn rate(&self, known: &mut Option<Found>) -> Result<Outcome> {
+        let effort = self.effort;
+        let mut packets = 0.0;
+        let mut trials = Vec::new();
+        let mut trial = |rate: Rate| {
+            let report = self.pktgen(rate, effort.trial, effort.warm_up)?;
+            let (sent, lost) = (number(&report, "sent")?, number(&report, "lost")?);
+            packets += number(&report, "received")?;
+            let sent_pps = number(&report, "sent_pps")?;
+            trials.push(json!({"offered_pps": report["offered_pps"], "sent_pps": sent_pps.round(),
+                "sent": sent, "lost": lost, "sink_dropped": report["sink_dropped"]}));
+            Ok(Trial { sent_pps, loss: if sent > 0.0 { lost / sent } else { 1.0 } })
+        };
+        let found = match known {
+            Some(known) if known.ndr_pps.or(known.pdr_pps).is_some() => {
+                search::confirm(*known, effort.confirm, &mut trial)?
+            }
+            _ => search::search(effort.search, &mut trial)?,
+        };
+        // What fails once is searched for again in the next round, from where it was.
+        *known = Some(Found {
+            ndr_pps: found.ndr_pps.or(known.and_then(|known| known.ndr_pps)),
+            pdr_pps: found.pdr_pps.or(known.and_then(|known| known.pdr_pps)),
+            trials: found.trials,
+        });
+        let mut values = BTreeMap::new();
+        for (name, rate) in [("ndr", found.ndr_pps), ("pdr", found.pdr_pps)] {
+            if let Some(rate) = rate {
+                values.insert(name.to_owned(), rate / 1e3);
+            }
+        }
+        let base = found.ndr_pps.or(found.pdr_pps);
+        let base = base.with_context(|| {
+            format!("no rate at a loss of at most 0.1 % within {} trials", found.trials)
+        })?;
+        for part in LATENCY_AT {
+            let rate = Rate::Pps(base * f64::from(part) / 100.0);
+            let report = self.pktgen(rate, effort.latency, effort.warm_up)?;
+            packets += number(&report, "received")?;
+            for percentile in ["p50", "p90", "p99", "p999"] {
+                let ns = number(&report["latency_ns"], percentile)?;
+                values.insert(format!("latency-{part}-{percentile}"), ns / 1e3);
+            }
+            values.insert(format!("cpu-at-{part}"), number(&report["cpu"], "ns_per_packet")?);
+        }
+        Ok(Outcome { values, packets, flows: 0.0, detail: json!({"trials": trials}) })
+    }
+
+    /// One trial of the generator.
+    fn pktgen(&self, rate: Rate, seconds: f64, warm_up: f64) -> Result<Value> {
+        let Load::Packets { size, flows: Flows::Established(flows) } = self.scenario.load else {
+            anyhow::bail!("{} has no established packets", self.scenario);
+        };
+        let size = match size {
+            Size::Bytes(bytes) => bytes.to_string(),
+            Size::Imix => "IMIX".to_owned(),
+        };
+        let rate = match rate {
+            Rate::FlatOut => "max".to_owned(),
+            Rate::Pps(pps) => format!("{pps:.0}"),
+        };
+        let mut words = vec![format!("--size={size}"), format!("--flows={flows}")];
+        words.extend([format!("--rate={rate}"), format!("--duration={seconds}")]);
+        words.extend([format!("--warm-up={warm_up}"), "-o".to_owned(), "json".to_owned()]);
+        words.extend([format!("--pin={},0", processors() - 1)]);
+        words.extend(self.charge());
+        self.own("pktgen", &words, GRACE)
+    }
+
+    fn tcp(&self, streams: u32) -> Result<Outcome> {
+        let server = self.lab.server.ip.to_string();
+        let mut command = self.lab.command(Where::Pod(&self.lab.client), "iperf3");
+        command.args(["--client", &server, "--json", "--omit", "1", "--interval", "0"]);
+        command.args(["--time", &self.effort.stream.to_string()]);
+        command.args(["--parallel", &streams.to_string()]);
+        command.args(["--affinity", &format!("{},0", processors() - 1)]);
+        let text = output(&mut command, GRACE)?;
+        let report: Value = serde_json::from_str(&text).context("iperf3 printed no JSON")?;
+        let sum = &report["end"]["sum_received"];
+        let rate = number(sum, "bits_per_second")? / 1e9;
+        Ok(Outcome {
+            values: [(format!("tcp-{streams}"), rate)].into(),
+            packets: number(sum, "bytes")? / SEGMENT,
+            flows: f64::from(streams) + 1.0, // and one to control the test
+            detail: json!({"retransmits": report["end"]["sum_sent"]["retransmits"]}),
+        })
+    }
+
+    fn rr(&self, receive: &str) -> Result<Outcome> {
+        let words = [
+            format!("--receive={receive}"),
+            format!("--transactions={}", self.effort.transactions),
+        ];
+        let report = self.own("rr", &words, GRACE)?;
+        let values = ["p50", "p99"].map(|percentile| {
+            let ns = number(&report, &format!("{percentile}_ns"))?;
+            Ok((format!("rr-{receive}-{percentile}"), ns / 1e3))
+        });
+        Ok(Outcome {
+            values: values.into_iter().collect::<Result<_>>()?,
+            packets: number(&report, "packets")?,
+            flows: 1.0,
+            detail: json!({"lost": report["lost"]}),
+        })
+    }
+
+    fn connect(&self) -> Result<Outcome> {
+        let words = [format!("--duration={}", self.effort.connect)];
+        let report = self.own("connect", &words, GRACE)?;
+        let (done, failed) = (number(&report, "connections")?, number(&report, "failed")?);
+        ensure!(failed <= done / 1000.0, "{failed} of {} connections failed", done + failed);
+        Ok(Outcome {
+            values: [("connect".to_owned(), number(&report, "rate")?)].into(),
+            // SYN-ACK, ACK, byte, byte, reset: five at least after the first.
+            packets: 5.0 * done,
+            flows: done,
+            detail: Value::Null,
+        })
+    }
+
+    fn charge(&self) -> Option<String> {
+        let pids: Vec<String> = self.charged.iter().map(u32::to_string).collect();
+        (!pids.is_empty()).then(|| format!("--charge={}", pids.join(",")))
+    }
+
+    /// A load of this program's own, between the pods; its JSON.
+    fn own(&self, load: &str, words: &[String], patience: Duration) -> Result<Value> {
+        let (client, server) = (&self.lab.client, &self.lab.server);
+        let mut command = self.lab.command(Where::Node, self.program);
+        command.args([load, "--client", "/run/netns/client", "--server", "/run/netns/server"]);
+        command.args(["--from", &client.ip.to_string(), "--to", &server.ip.to_string()]);
+        let text = output(command.args(words), patience)?;
+        serde_json::from_str(&text).with_context(|| format!("{load} printed no JSON: {text}"))
+    }
+}
+
+fn number(value: &Value, name: &str) -> Result<f64> {
+    value[name].as_f64().with_context(|| format!("no number {name} in {value}"))
+}
+
+/// The programs next to this one.
+///
+/// # Errors
+/// When the system does not tell where this program is.
+pub fn programs() -> Result<(PathBuf, PathBuf)> {
+    let own = std::env::current_exe().context("where is this program?")?;
+    let folder = own.parent().context("where is this program?")?.to_owned();
+    Ok((own, folder))
+}

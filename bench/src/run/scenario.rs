@@ -1,0 +1,219 @@
+//! What is measured, by name: frame size, rules, flows, in the manner of CSIT.
+//!
+//! | Name | Load |
+//! |---|---|
+//! | `64b-1000r-10kf` | 64-byte packets of 10,000 established flows under 1,000 rules |
+//! | `imix-1r-1f` | the sizes of the simple Internet mix, one rule, one flow |
+//! | `64b-100r-new` | every packet is the first of a flow, 100 rules |
+//! | `apps-1000r` | TCP streams, request/response and connections under 1,000 rules |
+//!
+//! Sizes are those of frames with their check sequence, as RFC 2544 counts them.
+//! `k` is a thousand, `m` a million.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The most rules of a scenario: contenders list an address for each (a /16 of them).
+pub const MAX_RULES: u32 = 60_000;
+/// The most flows.
+pub const MAX_FLOWS: u32 = 2_000_000;
+
+/// One cell of the grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Scenario {
+    /// Rules of a packet filter, or policies of Weir.
+    pub rules: u32,
+    /// What is sent.
+    pub load: Load,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Load {
+    /// Packets of one size, or of a mix.
+    Packets {
+        /// The frames.
+        size: Size,
+        /// The flows.
+        flows: Flows,
+    },
+    /// Applications: TCP streams, request and response, connections.
+    Apps,
+}
+
+/// Bytes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Size {
+    /// All alike, 64 to 1518.
+    Bytes(u16),
+    /// The simple Internet mix.
+    Imix,
+}
+
+/// The flows to which the packets belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Flows {
+    /// So many, established before anything is measured, used in turn.
+    Established(u32),
+    /// Every packet is the first of its flow.
+    New,
+}
+
+impl Scenario {
+    /// The flows that the contender's table has to hold.
+    pub fn table_flows(self) -> u32 {
+        match self.load {
+            Load::Packets { flows: Flows::Established(flows), .. } => flows,
+            Load::Packets { flows: Flows::New, .. } | Load::Apps => 50_000,
+        }
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.load {
+            Load::Apps => write!(f, "apps-{}r", self.rules),
+            Load::Packets { size, flows } => {
+                match size {
+                    Size::Bytes(bytes) => write!(f, "{bytes}b")?,
+                    Size::Imix => write!(f, "imix")?,
+                }
+                write!(f, "-{}r-", self.rules)?;
+                match flows {
+                    Flows::Established(flows) => write!(f, "{}f", Count(flows)),
+                    Flows::New => write!(f, "new"),
+                }
+            }
+        }
+    }
+}
+
+/// A number with `k` or `m`, where it is a multiple.
+#[derive(Clone, Copy, Debug)]
+struct Count(u32);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n if n > 0 && n % 1_000_000 == 0 => write!(f, "{}m", n / 1_000_000),
+            n if n > 0 && n % 1000 == 0 => write!(f, "{}k", n / 1000),
+            n => write!(f, "{n}"),
+        }
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let wrong = |what: &str| {
+            format!(
+                "{name:?} is no scenario: {what}; e.g. 64b-1000r-10kf, 64b-100r-new, apps-1000r"
+            )
+        };
+        let parts: Vec<&str> = name.split('-').collect();
+        let rules = |text: &str| {
+            counted(text, "r")
+                .filter(|rules| (1..=MAX_RULES).contains(rules))
+                .ok_or_else(|| wrong(&format!("rules are 1r to {MAX_RULES}r")))
+        };
+        match parts[..] {
+            ["apps", count] => Ok(Self { rules: rules(count)?, load: Load::Apps }),
+            [size, count, flows] => {
+                let size = if size == "imix" {
+                    Size::Imix
+                } else {
+                    let bytes = size.strip_suffix('b').and_then(|bytes| bytes.parse().ok());
+                    Size::Bytes(
+                        bytes
+                            .filter(|bytes| (64..=1518).contains(bytes))
+                            .ok_or_else(|| wrong("the size is 64b to 1518b, or imix"))?,
+                    )
+                };
+                let flows = if flows == "new" {
+                    Flows::New
+                } else {
+                    Flows::Established(
+                        counted(flows, "f")
+                            .filter(|flows| (1..=MAX_FLOWS).contains(flows))
+                            .ok_or_else(|| wrong("flows are 1f to 2mf, or new"))?,
+                    )
+                };
+                Ok(Self { rules: rules(count)?, load: Load::Packets { size, flows } })
+            }
+            _ => Err(wrong("it is SIZE-RULES-FLOWS or apps-RULES")),
+        }
+    }
+}
+
+/// Reads `10k` and a unit.
+fn counted(text: &str, unit: &str) -> Option<u32> {
+    let number = text.strip_suffix(unit)?;
+    let (number, factor) = match number.strip_suffix(['k', 'm']) {
+        Some(rest) if number.ends_with('k') => (rest, 1000),
+        Some(rest) => (rest, 1_000_000),
+        None => (number, 1),
+    };
+    number.parse::<u32>().ok()?.checked_mul(factor)
+}
+
+impl From<Scenario> for String {
+    fn from(scenario: Scenario) -> Self {
+        scenario.to_string()
+    }
+}
+
+impl TryFrom<String> for Scenario {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_size_rules_and_flows() {
+        let scenario: Scenario = "64b-1000r-10kf".parse().unwrap();
+        let load = Load::Packets { size: Size::Bytes(64), flows: Flows::Established(10_000) };
+        assert_eq!(scenario, Scenario { rules: 1000, load });
+        let scenario: Scenario = "imix-1r-new".parse().unwrap();
+        let load = Load::Packets { size: Size::Imix, flows: Flows::New };
+        assert_eq!(scenario, Scenario { rules: 1, load });
+        let scenario: Scenario = "apps-10kr".parse().unwrap();
+        assert_eq!(scenario, Scenario { rules: 10_000, load: Load::Apps });
+    }
+
+    #[test]
+    fn a_name_that_is_written_is_read_again() {
+        for name in ["64b-1r-1f", "1518b-10kr-1mf", "imix-100r-100f", "64b-100r-new", "apps-1000r"]
+        {
+            let scenario: Scenario = name.parse().unwrap();
+            assert_eq!(scenario.to_string().parse::<Scenario>().unwrap(), scenario, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_scenario_is_refused_with_the_reason() {
+        for (name, reason) in [
+            ("63b-1r-1f", "64b to 1518b"),
+            ("1519b-1r-1f", "64b to 1518b"),
+            ("64-1r-1f", "64b to 1518b"),
+            ("64b-0r-1f", "rules are"),
+            ("64b-1r-3mf", "flows are"),
+            ("64b-1r-99999999999f", "flows are"),
+            ("64b-1r-9999999mf", "flows are"),
+            ("64b-1r", "SIZE-RULES-FLOWS"),
+            ("", "SIZE-RULES-FLOWS"),
+        ] {
+            let error = name.parse::<Scenario>().unwrap_err();
+            assert!(error.contains(reason), "{name}: {error}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The highest rate at no loss (NDR) and at little loss (PDR), by a bounded search.
+//!
+//! After RFC 2544 section 26.1 and FD.io CSIT's multiple-loss-ratio search: each trial
+//! sends at one rate, and its loss narrows the bounds of both goals at once. The first
+//! trial sends flat out; what it sent bounds the rates from above, and what arrived is
+//! the first guess. After it, the goal whose bounds are farthest apart is halved
+//! (geometrically). A search ends when both goals are known to [`PRECISION`] or after
+//! its number of trials. Its result is the highest rate *seen to pass*, never a guess.
+//!
+//! Where RFC 2544 wants trials of 60 seconds, these are shorter than one: on a machine
+//! whose processors are shared, a minute without an interruption does not exist. Later
+//! rounds do not search again: they start from the rates found before and step up or
+//! down by [`STEP`]; their median is the result.
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+/// Loss ratio of the PDR goal: 0.1 %.
+pub const PDR_LOSS: f64 = 0.001;
+
+/// The bounds of a rate are as close as is asked for when their ratio is not above this.
+const PRECISION: f64 = 1.03;
+
+/// By how much a confirming round changes a rate.
+const STEP: f64 = 1.05;
+
+/// A trial counts as sent at its rate when it reached this part of it.
+const SENT: f64 = 0.98;
+
+/// At which rate a trial sends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// As fast as the generator can.
+    FlatOut,
+    /// Packets a second.
+    Pps(f64),
+}
+
+/// What came of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Trial {
+    /// Packets a second that were sent.
+    pub sent_pps: f64,
+    /// Part of the packets, 0 to 1, that did not arrive.
+    pub loss: f64,
+}
+
+/// What a search found, in packets a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Found {
+    /// Highest rate seen without any loss.
+    pub ndr_pps: Option<f64>,
+    /// Highest rate seen with a loss of at most [`PDR_LOSS`].
+    pub pdr_pps: Option<f64>,
+    /// Trials that were made.
+    pub trials: u32,
+}
+
+/// What is known about one goal.
+#[derive(Clone, Copy, Debug)]
+struct Goal {
+    loss: f64,
+    passed: f64,
+    failed: f64,
+}
+
+impl Goal {
+    fn new(loss: f64) -> Self {
+        Self { loss, passed: 0.0, failed: f64::INFINITY }
+    }
+
+    /// `rate` is what was asked for, or what was sent when nothing was asked for.
+    fn learn(&mut self, rate: f64, trial: Trial) {
+        let passes = trial.loss <= self.loss && trial.sent_pps >= SENT * rate;
+        if passes {
+            self.passed = self.passed.max(trial.sent_pps);
+        } else {
+            self.failed = self.failed.min(rate);
+        }
+        // A lucky trial above a failed one proves nothing: the path is not reliable there.
+        self.passed = self.passed.min(self.failed);
+    }
+
+    fn gap(&self) -> f64 {
+        self.failed / self.passed
+    }
+
+    fn found(&self) -> Option<f64> {
+        (self.passed > 0.0).then_some(self.passed)
+    }
+}
+
+/// Searches with at most `most` trials.
+///
+/// # Errors
+/// Those of `trial`, and when nothing at all arrives.
+pub fn search(most: u32, mut trial: impl FnMut(Rate) -> Result<Trial>) -> Result<Found> {
+    let mut goals = [Goal::new(0.0), Goal::new(PDR_LOSS)];
+    let flat_out = trial(Rate::FlatOut)?;
+    if flat_out.sent_pps <= 0.0 || flat_out.loss >= 1.0 {
+        bail!("nothing arrived");
+    }
+    for goal in &mut goals {
+        goal.learn(flat_out.sent_pps, flat_out);
+        if goal.found().is_some() {
+            goal.failed = goal.passed; // there is no faster
+        }
+    }
+    let mut trials = 1;
+    let mut guess = flat_out.sent_pps * (1.0 - flat_out.loss) * 0.97;
+    while trials < most {
+        let [ndr, pdr] = &goals;
+        let goal = if pdr.gap() > ndr.gap() { pdr } else { ndr };
+        if goal.gap() <= PRECISION {
+            break;
+        }
+        let rate = if goal.passed > 0.0 {
+            (goal.passed * goal.failed).sqrt()
+        } else if guess < goal.failed {
+            guess
+        } else {
+            goal.failed * 0.7
+        };
+        guess = rate * 0.7;
+        let outcome = trial(Rate::Pps(rate))?;
+        trials += 1;
+        for goal in &mut goals {
+            goal.learn(rate, outcome);
+        }
+    }
+    let [ndr, pdr] = goals;
+    Ok(Found { ndr_pps: ndr.found(), pdr_pps: pdr.found(), trials })
+}
+
+/// Confirms what an earlier round found, with at most `most` trials a goal: a step up
+/// where the rate passes, steps down where it does not.
+///
+/// # Errors
+/// Those of `trial`.
+pub fn confirm(
+    known: Found,
+    most: u32,
+    mut trial: impl FnMut(Rate) -> Result<Trial>,
+) -> Result<Found> {
+    let mut goals = [(Goal::new(0.0), known.ndr_pps), (Goal::new(PDR_LOSS), known.pdr_pps)];
+    let mut trials = 0;
+    for at in 0..goals.len() {
+        let Some(mut rate) = goals[at].1 else { continue };
+        for _ in 0..most {
+            let (goal, _) = &goals[at];
+            if rate <= goal.passed {
+                rate = goal.passed * STEP; // the other goal's trials have shown it
+            }
+            if rate >= goal.failed {
+                if goal.passed > 0.0 {
+                    break;
+                }
+                rate = goal.failed / STEP;
+            }
+            let outcome = trial(Rate::Pps(rate))?;
+            trials += 1;
+            for (goal, _) in &mut goals {
+                goal.learn(rate, outcome);
+            }
+            let (goal, _) = &goals[at];
+            rate = if goal.passed > 0.0 { rate * STEP } else { rate / STEP };
+        }
+    }
+    let [(ndr, _), (pdr, _)] = goals;
+    Ok(Found { ndr_pps: ndr.found(), pdr_pps: pdr.found(), trials })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path that carries `capacity` packets a second and loses the rest; below it,
+    /// `dust` packets of a thousand. The generator reaches 2 million.
+    fn path(capacity: f64, dust: f64) -> impl FnMut(Rate) -> Result<Trial> {
+        move |rate| {
+            let sent_pps = match rate {
+                Rate::FlatOut => 2e6,
+                Rate::Pps(pps) => pps.min(2e6),
+            };
+            let loss = if sent_pps > capacity { 1.0 - capacity / sent_pps } else { dust };
+            Ok(Trial { sent_pps, loss })
+        }
+    }
+
+    #[test]
+    fn a_path_that_pushes_back_needs_one_trial() {
+        let found = search(8, path(5e6, 0.0)).unwrap();
+        assert_eq!(found, Found { ndr_pps: Some(2e6), pdr_pps: Some(2e6), trials: 1 });
+    }
+
+    #[test]
+    fn the_capacity_is_found_from_below() {
+        for capacity in [40_000.0, 333_000.0, 1_500_000.0] {
+            let found = search(8, path(capacity, 0.0)).unwrap();
+            let (ndr, pdr) = (found.ndr_pps.unwrap(), found.pdr_pps.unwrap());
+            assert!(ndr <= capacity && ndr > capacity * 0.95, "{capacity}: {found:?}");
+            assert!(pdr >= ndr && pdr <= capacity * 1.002, "{capacity}: {found:?}");
+            assert!(found.trials <= 8, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_always_loses_a_little_has_no_rate_without_loss() {
+        let found = search(8, path(500_000.0, 0.0005)).unwrap();
+        assert_eq!(found.ndr_pps, None);
+        assert!(found.pdr_pps.unwrap() > 450_000.0, "{found:?}");
+        assert!(search(8, |_| Ok(Trial { sent_pps: 1e6, loss: 1.0 })).is_err());
+    }
+
+    #[test]
+    fn a_generator_that_is_too_slow_is_not_a_pass() {
+        // It sends 100,000 whatever is asked for: no trial above that counts.
+        let mut slow = |rate| {
+            let sent_pps = match rate {
+                Rate::FlatOut => 1e6,
+                Rate::Pps(pps) => f64::min(pps, 1e5),
+            };
+            Ok(Trial { sent_pps, loss: if sent_pps > 5e5 { 0.5 } else { 0.0 } })
+        };
+        let found = search(8, &mut slow).unwrap();
+        assert!(found.ndr_pps.is_none_or(|ndr| ndr <= 1.03e5), "{found:?}");
+    }
+
+    #[test]
+    fn a_later_round_moves_with_the_machine() {
+        let known = Found { ndr_pps: Some(1e6), pdr_pps: Some(1e6), trials: 8 };
+        let same = confirm(known, 3, path(1.02e6, 0.0)).unwrap();
+        assert_eq!((same.ndr_pps, same.pdr_pps), (Some(1e6), Some(1e6)));
+        let slower = confirm(known, 3, path(0.93e6, 0.0)).unwrap();
+        assert!(slower.ndr_pps.unwrap() <= 0.93e6, "{slower:?}");
+        let faster = confirm(known, 3, path(1.5e6, 0.0)).unwrap();
+        assert!(faster.ndr_pps.unwrap() > 1e6, "{faster:?}");
+        let broken = confirm(known, 3, path(0.1e6, 0.0)).unwrap();
+        assert_eq!(broken.ndr_pps, None);
+        assert!(broken.trials <= 6);
+    }
+}
