@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::time::Duration;
 
 use crate::lab::{Cni, Family};
 use crate::node::{example, node};
@@ -13,6 +14,9 @@ use crate::weir::Weir;
 const LARGEST: u64 = 16_777_216;
 /// 64 bytes for each of twice as many IPv4 entries, 128 for each IPv6 one, and some to spare.
 const NEEDED_KB: u64 = 6 << 20;
+
+/// The kernel clears 4 GiB for the largest, a page at a time.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn available_kb() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap();
@@ -34,8 +38,12 @@ fn tables_of_a_thousand_and_of_sixteen_million_flows() {
         }
         let (lab, folder) = node(Cni::Bridge);
         serve(&lab, "kurl");
-        let mut weir =
-            Weir::start(&lab, folder, &["--workers", "1", "--flows", &flows.to_string()]);
+        let mut weir = Weir::start_within(
+            PATIENCE,
+            &lab,
+            folder,
+            &["--workers", "1", "--flows", &flows.to_string()],
+        );
         weir.apply("deny.yaml", &example("deny-all-for-testweb"));
         let found = differences(&lab, &[denied("curl", "web", Tcp), reaches("curl", "kurl", Tcp)]);
         assert!(found.is_empty(), "{flows} flows: {found:#?}\n{}", weir.words());

@@ -28,12 +28,24 @@ pub struct Weir<'a> {
 impl<'a> Weir<'a> {
     /// Starts both and waits until the folder's first state is enforced.
     pub fn start(lab: &'a Lab, folder: PathBuf, options: &[&str]) -> Self {
+        Self::start_within(PATIENCE, lab, folder, options)
+    }
+
+    /// The same for a daemon that takes its time.
+    pub fn start_within(
+        patience: Duration,
+        lab: &'a Lab,
+        folder: PathBuf,
+        options: &[&str],
+    ) -> Self {
         let mut dataplane = lab.enter("node", &binary("weir-dataplane"));
         dataplane.args(options);
         let dataplane = Self::spawn(lab, "weir-dataplane", dataplane);
         let control = Self::spawn_control(lab, &folder);
         let mut weir = Self { lab, folder, dataplane, control };
-        weir.wait("Weir to enforce its first generation", |weir| weir.generation() > 0);
+        weir.wait_for(patience, "Weir to enforce its first generation", |weir| {
+            weir.generation() > 0
+        });
         weir
     }
 
@@ -163,10 +175,14 @@ impl<'a> Weir<'a> {
     /// Waits until `done`; fails with both daemons' words if one has ended or
     /// patience is over.
     pub fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        self.wait_for(PATIENCE, what, done);
+    }
+
+    fn wait_for(&mut self, patience: Duration, what: &str, done: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !done(self) {
             self.assert_alive();
-            assert!(start.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.words());
+            assert!(start.elapsed() < patience, "waited in vain for {what}\n{}", self.words());
             thread::sleep(Duration::from_millis(1));
         }
     }
