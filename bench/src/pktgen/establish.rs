@@ -2,8 +2,8 @@
 //! protocol has it, acknowledged.
 //!
 //! The first flow to each port slowly, with pauses: a policy engine's verdict may need a while
-//! until it is in force everywhere, and may then serve for the others. The others a batch at a
-//! time, each waiting for its answers, so that no queue on the way overflows.
+//! until it is in force everywhere, and may then serve for the others. The others in
+//! batches, of which only a few wait for their answers, so that no queue on the way overflows.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +23,9 @@ use crate::rings::{BATCH, Rings};
 /// Exchanges of the first flow to a port, and the pause after each.
 const FIRST: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(2);
-/// How long the answers to a batch are waited for, and how often a flow is tried again.
+/// Flows that may wait for their answers at a time.
+const WINDOW: u64 = 4 * BATCH as u64;
+/// How long answers are waited for, and how often a flow is tried again.
 const PATIENCE: Duration = Duration::from_millis(20);
 const ATTEMPTS: u32 = 25;
 
@@ -110,33 +112,54 @@ impl Client<'_> {
     fn exchange(&mut self, open: &mut Open, flows: &[u32]) -> Result<()> {
         let template = Template::made(self.ends, self.protocol, answer::first(self.protocol), 64);
         let mut answers: Answers = Vec::with_capacity(BATCH);
+        // Answers so far, if every flow sent by now had got one or was given up.
+        let mut expected = open.answers;
         for batch in flows.chunks(BATCH) {
-            let before = open.answers;
             self.rings.send(batch.len(), &mut |place, out| {
                 let label =
                     Label::new(self.run, Step::Open, u64::from(batch[place]), monotonic_ns());
                 template.write(out, self.flows.ports(batch[place]), &label)
             })?;
-            let start = Instant::now();
-            while open.answers < before + batch.len() as u64 && start.elapsed() < PATIENCE {
-                self.rings.receive(&mut |frame, _| {
-                    let Some(view) = View::of(frame) else { return };
-                    let Some(label) = view.label(frame).filter(|l| l.run == self.run) else {
-                        return;
-                    };
-                    if answer::establishes(&view) && label.step == Step::Open {
-                        open.mark(label.number);
-                    }
-                    if let Some(segment) = answer::of_client(&view) {
-                        let mut out = [0; 256];
-                        let length = answer::write(&view, segment, &label, &mut out);
-                        answers.push((out, length));
-                    }
-                })?;
-                send_all(self.rings, &mut answers)?;
+            expected += batch.len() as u64;
+            self.wait(open, &mut answers, &mut expected, WINDOW)?;
+        }
+        self.wait(open, &mut answers, &mut expected, 0)
+    }
+
+    /// Takes answers until at most `window` are missing, or gives up those that are.
+    fn wait(
+        &mut self,
+        open: &mut Open,
+        answers: &mut Answers,
+        expected: &mut u64,
+        window: u64,
+    ) -> Result<()> {
+        let run = self.run;
+        let start = Instant::now();
+        loop {
+            self.rings.receive(&mut |frame, _| {
+                let Some(view) = View::of(frame) else { return };
+                let Some(label) = view.label(frame).filter(|label| label.run == run) else {
+                    return;
+                };
+                if answer::establishes(&view) && label.step == Step::Open {
+                    open.mark(label.number);
+                }
+                if let Some(segment) = answer::of_client(&view) {
+                    let mut out = [0; 256];
+                    let length = answer::write(&view, segment, &label, &mut out);
+                    answers.push((out, length));
+                }
+            })?;
+            send_all(self.rings, answers)?;
+            if open.answers + window >= *expected {
+                return Ok(());
+            }
+            if start.elapsed() > PATIENCE {
+                *expected = open.answers;
+                return Ok(());
             }
         }
-        Ok(())
     }
 }
 
