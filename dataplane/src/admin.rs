@@ -11,12 +11,14 @@ use anyhow::{Context, Result};
 use futures_util::{FutureExt, StreamExt};
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::AsyncSocket;
+use weir_table::classify::MappedClassifier;
+use weir_table::counters::Enforced;
 use weir_table::publish::{AddressReceipt, Event, Listener, Receipt, ReceivedGeneration};
 use weir_table::saved;
 
 use crate::daemon::lock;
 use crate::discover::Discovery;
-use crate::node::Node;
+use crate::node::{Node, WorkerHangs};
 use crate::pods::Pods;
 use crate::rejudge::Rejudged;
 
@@ -73,7 +75,7 @@ pub async fn watch_threads(threads: &[&thread::JoinHandle<Result<()>>]) {
 pub fn resume(run_dir: &Path, node: &Node, pods: &Mutex<Pods>) -> u64 {
     let resumed = match saved::load(run_dir) {
         Ok(None) => return 0,
-        Ok(Some(classifier)) => node.enforce(Arc::new(classifier)).map_err(anyhow::Error::from),
+        Ok(Some(classifier)) => enforce(node, pods, classifier).map_err(anyhow::Error::from),
         Err(error) => Err(error.into()),
     };
     match resumed {
@@ -96,6 +98,17 @@ pub fn resume(run_dir: &Path, node: &Node, pods: &Mutex<Pods>) -> u64 {
             0
         }
     }
+}
+
+/// Puts a table in force, for the addresses that it knows.
+fn enforce(
+    node: &Node,
+    pods: &Mutex<Pods>,
+    classifier: MappedClassifier,
+) -> Result<(Enforced, Rejudged), WorkerHangs> {
+    let enforced = node.enforce(Arc::new(classifier))?;
+    lock(pods).ask_again()?;
+    Ok(enforced)
 }
 
 /// A policy table is in force: hooks go on the pods' devices. Before the first ones do,
@@ -154,7 +167,9 @@ impl Publications {
                 None => {}
             }
             // The backstop for what control has changed in place and could not announce.
-            self.node.addresses_changed();
+            if let Err(error) = self.look_at_addresses() {
+                tracing::error!(%error, "changed addresses not in force everywhere");
+            }
             self.keep();
         }
         Ok(())
@@ -162,7 +177,7 @@ impl Publications {
 
     fn take(&mut self, received: ReceivedGeneration) {
         let generation = received.generation;
-        match self.node.enforce(Arc::new(received.classifier)) {
+        match enforce(&self.node, &self.pods, received.classifier) {
             Ok((enforced, rejudged)) => {
                 begin(&self.node, &self.pods);
                 self.keep();
@@ -183,13 +198,28 @@ impl Publications {
         }
     }
 
+    /// Puts in force what control has changed in place. `None`: there is no table yet.
+    fn look_at_addresses(&self) -> Result<Option<Rejudged>, WorkerHangs> {
+        // Whose they are, before flows are judged by that.
+        lock(&self.pods).ask_again()?;
+        Ok(self.node.addresses_changed())
+    }
+
     /// Control has changed addresses in place, up to `epoch`. Answered also if the
     /// backstop has seen them before.
     fn addresses_changed(&mut self, generation: u64, epoch: u64) {
-        let Some(rejudged) = self.node.addresses_changed() else {
-            let reason = "no policy table is in force yet; publish one";
-            self.listener.refuse_addresses(generation, epoch, reason);
-            return;
+        let rejudged = match self.look_at_addresses() {
+            Ok(Some(rejudged)) => rejudged,
+            Ok(None) => {
+                let reason = "no policy table is in force yet; publish one";
+                self.listener.refuse_addresses(generation, epoch, reason);
+                return;
+            }
+            Err(error) => {
+                tracing::error!(generation, epoch, %error, "changed addresses not in force");
+                self.listener.refuse_addresses(generation, epoch, &error.to_string());
+                return;
+            }
         };
         self.keep();
         self.listener.addresses_enforced(AddressReceipt {

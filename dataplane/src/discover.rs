@@ -7,8 +7,7 @@
 //! costs time, never correctness. Global addresses only: link-local ones are not the
 //! pod's identity, and traffic between pods under them is refused.
 //!
-//! Who claims an address first keeps it ([`crate::endpoints`]); a pod that may change
-//! its own addresses cannot take another's.
+//! What is found is a claim: which of a pod's addresses count is [`crate::claims`]' to say.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

@@ -18,8 +18,11 @@ use weir_table::addr::Address;
 pub struct Endpoint {
     /// Index of the host-side device.
     pub ifindex: u32,
-    /// Every address of the pod on that interface.
+    /// The pod's addresses on that interface, for everybody.
     pub addresses: Vec<Address>,
+    /// Addresses that it has, but which are no pod's to others (yet): packets under them drop
+    /// at its hooks.
+    pub void: Vec<Address>,
     /// True: nothing passes, in either direction, until its policy is programmed.
     pub quarantined: bool,
     /// `namespace/pod` where known, else the network namespace's name; for people.
@@ -30,6 +33,11 @@ impl Endpoint {
     /// True if `address` is one of this endpoint's own. Linear: a pod has a handful.
     pub fn owns(&self, address: Address) -> bool {
         self.addresses.contains(&address)
+    }
+
+    /// True if `address` is on its interface, but not its own to others.
+    pub fn claims(&self, address: Address) -> bool {
+        self.void.contains(&address)
     }
 }
 
@@ -177,6 +185,7 @@ mod tests {
         Endpoint {
             ifindex,
             addresses: addresses.iter().map(|a| address(a)).collect(),
+            void: Vec::new(),
             quarantined: false,
             name: name.to_owned(),
         }

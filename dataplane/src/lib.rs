@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::cast_possible_truncation))]
 
 pub mod admin;
+pub mod claims;
 pub mod clock;
 pub mod daemon;
 pub mod discover;

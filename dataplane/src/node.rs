@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use crossbeam::utils::CachePadded;
 use weir_table::addr::Address;
+use weir_table::addrmap::UNSETTLED;
 use weir_table::classify::MappedClassifier;
 use weir_table::counters::{Counters, Enforced};
 use weir_table::diff::{self, KnownAddresses, Moment};
@@ -31,6 +32,7 @@ use weir_table::gate::Gate;
 use weir_table::mem::SharedWords;
 use weir_table::stamps::{SlotSet, Stamps};
 
+use crate::claims::Said;
 use crate::clock;
 use crate::endpoints::Endpoints;
 use crate::rejudge::{self, Rejudged};
@@ -127,6 +129,21 @@ impl Node {
         &self.counters
     }
 
+    /// What control says of an address.
+    pub fn said(&self, address: Address) -> Said {
+        let current = self.current.load();
+        match current.classifier.as_ref().map(|c| c.addresses().lookup(address)) {
+            None | Some(Some(UNSETTLED)) => Said::Nothing,
+            Some(Some(_)) => Said::APods,
+            Some(None) => Said::NoPods,
+        }
+    }
+
+    /// Differs whenever what [`Node::said`] says may. Load it first.
+    pub fn said_at(&self) -> Option<u64> {
+        self.current.load().classifier.as_ref().map(|c| c.stamp())
+    }
+
     /// Takes a new policy table over and returns when every worker decides by it and no
     /// verdict of the one before holds where the two differ.
     ///
@@ -215,6 +232,13 @@ impl Node {
                 "took over the connections that were open before"
             );
         }
+        if entered.no_room > 0 {
+            tracing::warn!(
+                left_out = entered.no_room,
+                "no room for these connections that were open before: each is judged as opened by \
+                 whoever speaks next; raise --flows or --flows-per-pod"
+            );
+        }
     }
 
     /// Makes stale what was said about addresses that control has changed in place since
@@ -249,16 +273,25 @@ impl Node {
         let mut admin = self.lock();
         let old = Arc::clone(&self.current.load().endpoints);
         let moved = moved_addresses(&old, &endpoints);
-        self.change(&mut admin, |now, version| Snapshot {
+        let changed = self.change(&mut admin, |now, version| Snapshot {
             version,
             classifier: now.classifier.clone(),
             endpoints,
-        })?;
+        });
+        if changed.is_err() {
+            // Which verdicts of the silent worker outlive this is not known.
+            admin.known = None;
+        }
+        changed?;
         // The flows of these addresses are for the workers: their devices have changed.
         // Without a table nothing was judged here yet, and what an earlier daemon said
         // holds until there is one.
         if self.current.load().classifier.is_some() {
             self.outdate(&self.stamps.slots_of(&moved));
+            let now = self.current.load_full();
+            let left: Vec<Address> =
+                moved.into_iter().filter(|a| old.by_address(*a).is_some()).collect();
+            rejudge::purge_moved(&self.flows, &left, &now.endpoints);
         }
         Ok(())
     }
@@ -401,5 +434,56 @@ mod tests {
         writer.remove(address(3));
         node.addresses_changed().unwrap();
         assert_eq!([0, 1, 2].map(|i| second[i] == stamped(&node)[i]), [true, true, false]);
+    }
+
+    /// Nobody will send a packet of them again, and their pod's account would be charged on.
+    #[test]
+    fn flows_of_an_address_that_has_left_its_device_are_forgotten() {
+        use weir_table::flow::{FlowKey, NewFlow, Side};
+
+        use crate::endpoints::{Endpoint, EndpointsBuilder};
+
+        let node = node();
+        let map = AddressMapWriter::create(1, 8).unwrap();
+        let map = AddressMap::from_fd(map.fd().unwrap()).unwrap();
+        node.enforce(Arc::new(Classifier::new(table(1), map).unwrap())).unwrap();
+        let address = |n| Address::v4([10, 0, 0, n]);
+        let pods = |ifindexes: [u32; 2]| {
+            let mut builder = EndpointsBuilder::new();
+            for (n, ifindex) in ifindexes.into_iter().enumerate().filter(|(_, i)| *i != 0) {
+                let addresses = vec![address(n as u8 + 1)];
+                let name = String::new();
+                builder.add(Endpoint {
+                    ifindex,
+                    addresses,
+                    void: vec![],
+                    quarantined: false,
+                    name,
+                });
+            }
+            Arc::new(builder.build().0)
+        };
+        let enter = |n: u8, ifindex| {
+            let (key, sender) = FlowKey::new((address(n), 4000), (address(9), 80), 17);
+            assert_eq!(sender, Side::Lo);
+            let new = NewFlow {
+                initiator: Side::Lo,
+                tcp_flags: 0,
+                ifindex: [ifindex, 0],
+                stamps: [0, 0],
+                hold: false,
+            };
+            node.flows.insert(&key, node.flows.hash(&key), &new, Tick(1)).unwrap();
+        };
+        node.set_endpoints(pods([11, 12])).unwrap();
+        enter(1, 11);
+        enter(2, 12);
+        node.set_endpoints(pods([11, 12])).unwrap();
+        assert_eq!(node.flows.iter().count(), 2, "nothing has moved");
+        node.set_endpoints(pods([11, 22])).unwrap();
+        let left: Vec<[u32; 2]> = node.flows.iter().map(|flow| flow.ifindex).collect();
+        assert_eq!(left, [[11, 0]], "the one that moved");
+        node.set_endpoints(pods([0, 22])).unwrap();
+        assert_eq!(node.flows.iter().count(), 0, "the one that is gone");
     }
 }

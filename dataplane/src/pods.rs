@@ -5,8 +5,9 @@
 //! - Nothing is attached before the first policy table is in force: pods that run when
 //!   Weir arrives are adopted without a gap. From then on a new interface gets its hooks
 //!   at once, and drops everything until its addresses are known to the policy table.
-//! - An address belongs to the interface that had it first, for as long as it has it. A
-//!   pod that takes the address of another pod of this node is quarantined and named.
+//! - An address is a pod's to others once control has named it, and only the one that it came
+//!   with ([`crate::claims`]). A pod that takes the address of another pod of this node, or of
+//!   the node, is quarantined and named; what else it gives itself has no effect.
 //! - A frame of a pod carries the hardware address of the pod's own interface. A pod that
 //!   changes it is believed, with a warning, unless another pod or the node has it: then its
 //!   frames under it are dropped. One whose address is not known is not checked.
@@ -14,6 +15,7 @@
 //!   its interface, or a namespace that cannot be read, keeps them: what a worker does
 //!   not know, it drops.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
@@ -24,9 +26,10 @@ use serde::{Deserialize, Serialize};
 use weir_table::addr::Address;
 use weir_table::mem::SharedWords;
 
+use crate::claims::{Claims, Holder, Said, Standing};
 use crate::discover::{Binding, Scan};
 use crate::endpoints::{Endpoint, EndpointsBuilder};
-use crate::node::Node;
+use crate::node::{Node, WorkerHangs};
 use crate::state;
 use crate::steer::abi::Config;
 use crate::steer::attach::{AttachMode, Hook};
@@ -44,6 +47,10 @@ pub struct EndpointRecord<'a> {
     pub netns: &'a str,
     /// The pod's addresses.
     pub addresses: &'a [IpAddr],
+    /// What of these control has named: its own to others.
+    pub settled: &'a [IpAddr],
+    /// What of these it has added to the ones that it came with: without effect.
+    pub ignored: &'a [IpAddr],
     /// True if it claims an address that another has.
     pub quarantined: bool,
     /// True if both hooks are on the device.
@@ -62,7 +69,13 @@ pub struct Pods {
     max_mtu: u32,
     bindings: Vec<Binding>,
     node_addresses: Vec<IpAddr>,
-    holders: HashMap<IpAddr, u32>,
+    claims: Claims,
+    /// What the claims of each binding amount to.
+    standings: Vec<Standing>,
+    /// The bindings of which workers and hooks have been told.
+    told: Vec<Binding>,
+    /// When control was asked about them ([`Node::said_at`]).
+    asked_at: Option<u64>,
     /// The hooks' map of hardware addresses; `None` if it is not to be had.
     macs: Option<Macs<SharedWords>>,
     /// The hardware address of each pod interface.
@@ -100,7 +113,10 @@ impl Pods {
             max_mtu,
             bindings: Vec::new(),
             node_addresses: Vec::new(),
-            holders: holders_before(run_dir),
+            claims: claims_before(run_dir),
+            standings: Vec::new(),
+            told: Vec::new(),
+            asked_at: None,
             attached: HashSet::new(),
             unreadable: false,
             enforcing: false,
@@ -114,7 +130,8 @@ impl Pods {
     /// When a worker hangs or a map cannot be written. A device that cannot take its
     /// hooks is logged and tried again with the next scan.
     pub fn apply(&mut self, mut scan: Scan) -> anyhow::Result<()> {
-        if scan.node_addresses != self.node_addresses {
+        let node_changed = scan.node_addresses != self.node_addresses;
+        if node_changed {
             if let Err(error) = self.steering.set_node_addresses(&scan.node_addresses) {
                 tracing::error!(%error, "some of the node's own addresses are judged as foreign");
             }
@@ -123,6 +140,7 @@ impl Pods {
         for ifindex in self.attached.extract_if(|i| !scan.devices.contains(i)) {
             self.steering.forget(ifindex);
         }
+        self.claims.retain_devices(&scan.devices);
         // What could not be read this time is as it was.
         let as_before = self
             .bindings
@@ -132,12 +150,14 @@ impl Pods {
         scan.bindings.extend(as_before.cloned().collect::<Vec<_>>());
         scan.bindings.sort_by_key(|b| b.ifindex);
         self.unreadable = !scan.unreadable.is_empty();
-        if scan.bindings != self.bindings {
+        let bindings_changed = scan.bindings != self.bindings;
+        if bindings_changed {
             self.tell_of_changes(&scan);
             self.bindings = scan.bindings;
             self.tell_macs(&scan.node_macs);
-            self.claim();
-            self.tell_workers()?;
+        }
+        if bindings_changed || node_changed {
+            self.weigh_claims()?;
         }
         self.attach_all();
         self.write_records();
@@ -211,45 +231,56 @@ impl Pods {
         }
     }
 
-    /// Renews who holds which address: whoever lost one frees it, whoever has one that
-    /// is free takes it.
-    fn claim(&mut self) {
-        let has = |ifindex: u32, address: &IpAddr| {
-            self.bindings.iter().any(|b| b.ifindex == ifindex && b.addresses.contains(address))
+    /// Asks control again which addresses are pods', if what it says may have changed. To be
+    /// called before anybody is told that a change is enforced.
+    ///
+    /// # Errors
+    /// When a worker hangs.
+    pub fn ask_again(&mut self) -> Result<(), WorkerHangs> {
+        if self.asked_at != self.node.said_at() {
+            self.weigh_claims()?;
+            self.write_records();
+        }
+        Ok(())
+    }
+
+    fn weigh_claims(&mut self) -> Result<(), WorkerHangs> {
+        let asked_at = self.node.said_at();
+        let unsettled = Cell::new(false);
+        let said = |address: IpAddr| {
+            let said = self.node.said(Address::from(address));
+            unsettled.set(unsettled.get() || said == Said::Nothing);
+            said
         };
-        self.holders.retain(|address, ifindex| has(*ifindex, address));
-        for binding in &self.bindings {
-            for address in &binding.addresses {
-                self.holders.entry(*address).or_insert(binding.ifindex);
+        let standings = self.claims.weigh(&self.bindings, &self.node_addresses, said);
+        let is_new = standings != self.standings || self.told != self.bindings;
+        let before = self.told.iter().zip(&self.standings);
+        let before: HashMap<u32, &Standing> = before.map(|(b, s)| (b.ifindex, s)).collect();
+        for (binding, standing) in self.bindings.iter().zip(&standings) {
+            if before.get(&binding.ifindex) != Some(&standing) {
+                tell_of_claims(binding, standing);
             }
         }
+        self.standings = standings;
+        if is_new {
+            self.told.clear();
+            self.tell_workers()?;
+            self.told.clone_from(&self.bindings);
+        }
+        // An address that was being changed is asked for again.
+        self.asked_at = asked_at.filter(|_| !unsettled.get());
+        Ok(())
     }
 
-    /// Addresses of others that a pod claims.
-    fn stolen<'a>(&'a self, binding: &'a Binding) -> impl Iterator<Item = &'a IpAddr> {
-        binding.addresses.iter().filter(|a| self.holders.get(a) != Some(&binding.ifindex))
-    }
-
-    fn tell_workers(&mut self) -> anyhow::Result<()> {
+    fn tell_workers(&mut self) -> Result<(), WorkerHangs> {
         let mut builder = EndpointsBuilder::new();
-        for binding in &self.bindings {
-            let stolen: Vec<&IpAddr> = self.stolen(binding).collect();
-            for address in &stolen {
-                tracing::error!(
-                    %address, device = binding.device, netns = binding.netns,
-                    holder = self.holders.get(address),
-                    "this pod claims an address that another pod has; it is quarantined"
-                );
-            }
+        let as_addresses = |all: &[IpAddr]| all.iter().map(|a| Address::from(*a)).collect();
+        for (binding, standing) in self.bindings.iter().zip(&self.standings) {
             builder.add(Endpoint {
                 ifindex: binding.ifindex,
-                addresses: binding
-                    .addresses
-                    .iter()
-                    .filter(|a| !stolen.contains(a))
-                    .map(|a| Address::from(*a))
-                    .collect(),
-                quarantined: !stolen.is_empty(),
+                addresses: as_addresses(&standing.effective),
+                void: as_addresses(&standing.void),
+                quarantined: !standing.stolen.is_empty(),
                 name: binding.netns.clone(),
             });
         }
@@ -257,10 +288,12 @@ impl Pods {
         for conflict in conflicts {
             tracing::error!(%conflict, "conflicting pod interfaces");
         }
-        let owned: Vec<(u32, IpAddr)> = endpoints
+        let owned: Vec<(u32, IpAddr)> = self
+            .bindings
             .iter()
-            .filter(|e| !e.quarantined)
-            .flat_map(|e| e.addresses.iter().map(|a| (e.ifindex, a.to_ip())))
+            .zip(&self.standings)
+            .filter(|(_, standing)| standing.stolen.is_empty())
+            .flat_map(|(b, standing)| standing.believed.iter().map(|a| (b.ifindex, *a)))
             .collect();
         self.node.set_endpoints(Arc::new(endpoints))?;
         if let Err(error) = self.steering.set_pod_addresses(&owned) {
@@ -299,12 +332,15 @@ impl Pods {
         let records: Vec<EndpointRecord<'_>> = self
             .bindings
             .iter()
-            .map(|b| EndpointRecord {
+            .zip(&self.standings)
+            .map(|(b, standing)| EndpointRecord {
                 ifindex: b.ifindex,
                 device: &b.device,
                 netns: &b.netns,
                 addresses: &b.addresses,
-                quarantined: self.stolen(b).next().is_some(),
+                settled: self.claims.settled(b.ifindex),
+                ignored: &standing.added,
+                quarantined: !standing.stolen.is_empty(),
                 attached: self.attached.contains(&b.ifindex),
             })
             .collect();
@@ -314,6 +350,30 @@ impl Pods {
         if let Err(error) = written {
             tracing::warn!(%error, "cannot write {}; `weir status` shows old pods", state::ENDPOINTS);
         }
+    }
+}
+
+/// Says what a pod claims that is not its own.
+fn tell_of_claims(binding: &Binding, standing: &Standing) {
+    let Binding { device, netns, .. } = binding;
+    for (address, holder) in &standing.stolen {
+        match holder {
+            Holder::Node => tracing::error!(
+                %address, device, netns,
+                "this pod claims an address of the node's own; it is quarantined"
+            ),
+            Holder::Pod(holder) => tracing::error!(
+                %address, device, netns, holder,
+                "this pod claims an address that another pod has; it is quarantined"
+            ),
+        }
+    }
+    for address in &standing.added {
+        tracing::warn!(
+            %address, device, netns,
+            "this pod has an address that it did not come with; it has no effect, and the \
+             pod's packets under it are dropped"
+        );
     }
 }
 
@@ -356,24 +416,19 @@ fn renewed(
     after
 }
 
-/// The part of an [`EndpointRecord`] that says who holds which address.
+/// The part of an [`EndpointRecord`] that says what is whose.
 #[derive(Deserialize)]
 struct Held {
     ifindex: u32,
-    addresses: Vec<IpAddr>,
-    quarantined: bool,
+    settled: Vec<IpAddr>,
 }
 
-/// Who held which address when the last daemon wrote its endpoints; nobody, if there is
-/// no such file or it is not readable.
-fn holders_before(run_dir: &Path) -> HashMap<IpAddr, u32> {
+/// What was whose when the last daemon wrote its endpoints; nothing, if there is no such file
+/// or it is not readable.
+fn claims_before(run_dir: &Path) -> Claims {
     let json = std::fs::read(run_dir.join(state::ENDPOINTS)).unwrap_or_default();
     let records: Vec<Held> = serde_json::from_slice(&json).unwrap_or_default();
-    records
-        .into_iter()
-        .filter(|held| !held.quarantined)
-        .flat_map(|held| held.addresses.into_iter().map(move |address| (address, held.ifindex)))
-        .collect()
+    Claims::resumed(records.into_iter().map(|held| (held.ifindex, held.settled)))
 }
 
 #[cfg(test)]
@@ -411,22 +466,25 @@ mod tests {
     }
 
     #[test]
-    fn holders_survive_a_restart_and_claimants_do_not_become_holders() {
+    fn what_was_settled_survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(holders_before(dir.path()).is_empty(), "a first start");
-        let address: IpAddr = "10.0.0.1".parse().unwrap();
-        let record = |ifindex, quarantined| EndpointRecord {
-            ifindex,
+        let settled = |dir: &Path| claims_before(dir).settled(7).to_vec();
+        assert!(settled(dir.path()).is_empty(), "a first start");
+        let addresses: [IpAddr; 2] = ["10.0.0.1", "8.8.8.8"].map(|text| text.parse().unwrap());
+        let record = EndpointRecord {
+            ifindex: 7,
             device: "veth",
             netns: "cni",
-            addresses: std::slice::from_ref(&address),
-            quarantined,
+            addresses: &addresses,
+            settled: &addresses[..1],
+            ignored: &addresses[1..],
+            quarantined: false,
             attached: true,
         };
-        let json = serde_json::to_vec(&[record(3, true), record(7, false)]).unwrap();
+        let json = serde_json::to_vec(&[record]).unwrap();
         state::replace(&dir.path().join(state::ENDPOINTS), &json).unwrap();
-        assert_eq!(holders_before(dir.path()), HashMap::from([(address, 7)]));
+        assert_eq!(settled(dir.path()), addresses[..1]);
         state::replace(&dir.path().join(state::ENDPOINTS), b"[{").unwrap();
-        assert!(holders_before(dir.path()).is_empty(), "half a file");
+        assert!(settled(dir.path()).is_empty(), "half a file");
     }
 }

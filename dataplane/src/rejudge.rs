@@ -43,7 +43,7 @@ pub fn rejudge<B: AsRef<[u8]>, W: Words>(
     let mut done = Rejudged::default();
     let concerned = |flow: &Flow| flow.stamps.iter().any(|stamp| slots.contains(*stamp));
     for (entry, flow) in flows.entries() {
-        // A side that moved to another device is the worker's to sort out.
+        // A side that moved to another device: see purge_moved(), or a worker sorts it out.
         if !concerned(&flow) || flow.is_expired(now) || flow.ifindex != devices(&flow, endpoints) {
             continue;
         }
@@ -74,6 +74,26 @@ pub fn purge<W: Words>(flows: &FlowTable<W>, gone: &[Address]) -> u64 {
         |flow: &Flow| [Side::Lo, Side::Hi].iter().any(|side| gone.contains(&flow.key.end(*side).0));
     let concerned = flows.entries().filter(|(_, flow)| is_concerned(flow));
     concerned.map(|(entry, _)| u64::from(flows.delete(entry))).sum()
+}
+
+/// Forgets the flows of addresses that have left their device: no packet of another device is
+/// theirs, and they would keep their place and their pod's account until their time is over.
+/// Those of a quarantined pod stay. Returns how many.
+pub fn purge_moved<W: Words>(flows: &FlowTable<W>, left: &[Address], endpoints: &Endpoints) -> u64 {
+    if left.is_empty() {
+        return 0;
+    }
+    let left: FxHashSet<Address> = left.iter().copied().collect();
+    let is_over = |flow: &Flow| {
+        [Side::Lo, Side::Hi].iter().any(|side| {
+            let (address, _) = flow.key.end(*side);
+            let was = flow.ifindex[side.index()];
+            let is = endpoints.by_address(address).map_or(0, |e| e.ifindex);
+            was != 0 && was != is && left.contains(&address)
+        })
+    };
+    let over = flows.entries().filter(|(_, flow)| is_over(flow));
+    over.map(|(entry, _)| u64::from(flows.delete(entry))).sum()
 }
 
 /// The devices of both sides as they are today; 0 if not on this node.

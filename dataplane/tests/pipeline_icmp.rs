@@ -234,3 +234,36 @@ proptest! {
         prop_assert_eq!(node.tables.flows.iter().collect::<Vec<_>>(), before);
     }
 }
+
+/// An error may be fragmented on its way: what quotes is its first fragment, and the others
+/// follow that.
+#[test]
+fn later_fragments_of_an_error_follow_its_first() {
+    let [one, remote, router] = [ONE, REMOTE, OUTSIDE].map(|actor| address(actor, false));
+    let packet = frames::udp((one, 4000), (remote, 53));
+    let later = frames::ip(router, one, frames::icmp_of(router), 8, &[0; 24]);
+    let first = |about: &[u8]| {
+        let mut frame = error(router, one, (3, 4), about, ALL);
+        // More fragments follow, from byte 64 on: 8 words.
+        frame.resize(14 + 20 + 64, 0);
+        frame[16..18].copy_from_slice(&84_u16.to_be_bytes());
+        frame[20..22].copy_from_slice(&0x2000_u16.to_be_bytes());
+        frame
+    };
+    for first_comes_first in [true, false] {
+        let mut node = Node::new(NO_WAY_BACK);
+        assert_eq!(node.punt(11, FromPod, &packet), Pass);
+        if first_comes_first {
+            assert_eq!(node.punt(11, ToPod, &first(&packet)), Pass);
+            assert_eq!(node.punt(11, ToPod, &later), Pass);
+        } else {
+            assert_eq!(node.punt(11, ToPod, &later), Did::Held);
+            assert_eq!(node.punt(11, ToPod, &first(&packet)), Pass);
+            assert_eq!(node.released(), std::slice::from_ref(&later));
+        }
+        // Of an error that belongs to nothing, nothing passes.
+        let mut node = Node::new(NO_WAY_BACK);
+        assert_eq!(node.punt(11, ToPod, &first(&packet)), UNRELATED);
+        assert_eq!(node.punt(11, ToPod, &later), UNRELATED);
+    }
+}

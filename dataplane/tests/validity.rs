@@ -165,6 +165,21 @@ fn seed(src: (Address, u16), dst: (Address, u16), ifindex: [u32; 2], answered: b
     Seed { key, initiator, seen, ifindex }
 }
 
+/// What finds no room is not passed over in silence.
+#[test]
+fn connections_for_which_an_account_has_no_room_are_counted() {
+    let tables = support::Tables::limited(4096, 8);
+    let node = Node::with_tables(Matrix::OPEN, tables);
+    let seeds: Vec<Seed> =
+        (0..20).map(|n| seed((ip(ONE), 4000 + n), (ip(REMOTE), 80), [11, 0], true)).collect();
+    let now = Tick::from_nanos(node.seconds * 1_000_000_000);
+    let classifier = node.classifier.as_ref().unwrap();
+    let entered = enter(&seeds, classifier, &node.tables.flows, &node.tables.stamps, now);
+    let kept = node.tables.flows.iter().count();
+    assert!(kept <= 8, "{kept}");
+    assert_eq!(kept + entered.no_room, 20);
+}
+
 /// TWO may not open anything, ONE may not receive anything: without seeding TWO's next
 /// segment would be taken for a connection of its own.
 #[test]

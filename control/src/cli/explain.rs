@@ -144,6 +144,7 @@ mod tests {
             device: "veth1".into(),
             netns: "cni-1".into(),
             addresses: vec!["10.0.0.9".parse().unwrap()],
+            ignored: vec![],
             quarantined: false,
             attached: true,
         };

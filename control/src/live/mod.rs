@@ -101,6 +101,9 @@ pub struct EndpointRecord {
     pub netns: String,
     /// The pod's addresses.
     pub addresses: Vec<IpAddr>,
+    /// What of these it has added to the ones that it came with: without effect.
+    #[serde(default)]
+    pub ignored: Vec<IpAddr>,
     /// Dropped as a whole: it claims an address that another has.
     pub quarantined: bool,
     /// Both hooks are on the device.
@@ -309,7 +312,7 @@ mod tests {
     fn endpoints_as_the_dataplane_writes_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("endpoints.json");
-        let text = r#"[{"ifindex":7,"device":"veth1","netns":"cni-1","addresses":["10.0.0.1","fd00::1"],"quarantined":false,"attached":true}]"#;
+        let text = r#"[{"ifindex":7,"device":"veth1","netns":"cni-1","addresses":["10.0.0.1","fd00::1"],"ignored":[],"quarantined":false,"attached":true}]"#;
         fs::write(&path, text).unwrap();
         let endpoints = read_endpoints(&path).unwrap();
         assert_eq!(endpoints[0].addresses.len(), 2);

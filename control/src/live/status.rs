@@ -202,8 +202,11 @@ impl Status {
             self.endpoints.len()
         )?;
         for endpoint in &self.endpoints {
-            let addresses: Vec<String> =
-                endpoint.addresses.iter().map(ToString::to_string).collect();
+            let tell = |address| match endpoint.ignored.contains(address) {
+                true => format!("{address} (IGNORED)"),
+                false => address.to_string(),
+            };
+            let addresses: Vec<String> = endpoint.addresses.iter().map(tell).collect();
             let mark = match (endpoint.quarantined, endpoint.attached) {
                 (true, _) => "  QUARANTINED",
                 (false, false) => "  no hooks yet",

@@ -58,6 +58,7 @@ pub(super) struct FlowPacket {
 pub(super) struct RelatedError {
     /// `None`: it quotes nothing that could have a flow at this hook.
     pub about: Option<FlowPacket>,
+    first_fragment: Option<FragmentOf>,
 }
 
 /// A packet to a multicast or broadcast address: judged at every hook by itself.
@@ -86,7 +87,7 @@ impl Crossing {
     #[inline]
     pub fn warm<W: Words>(&self, flows: &FlowTable<W>) {
         match self {
-            Self::Flow(packet) | Self::Related(RelatedError { about: Some(packet) }) => {
+            Self::Flow(packet) | Self::Related(RelatedError { about: Some(packet), .. }) => {
                 flows.warm(&packet.key, packet.hash);
             }
             Self::Related(_) | Self::Group(_) | Self::LaterFragment(_) => {}
@@ -98,7 +99,8 @@ impl Crossing {
         match self {
             Self::Flow(packet) => packet.first_fragment,
             Self::Group(packet) => packet.first_fragment,
-            Self::Related(_) | Self::LaterFragment(_) => None,
+            Self::Related(error) => error.first_fragment,
+            Self::LaterFragment(_) => None,
         }
     }
 }
@@ -148,12 +150,18 @@ struct Hook<'a, 'v, B, W> {
 impl<B, W: Words> Hook<'_, '_, B, W> {
     /// The endpoint's end of the packet must be the endpoint's own.
     fn check_addresses(&self, tuple: &FiveTuple) -> Result<(), Reason> {
-        match self.direction {
-            Direction::FromPod if !self.endpoint.owns(tuple.src) => Err(Reason::SpoofedSource),
-            Direction::ToPod if !self.endpoint.owns(tuple.dst) && !is_group(tuple.dst) => {
-                Err(Reason::NotEndpoint)
-            }
-            Direction::FromPod | Direction::ToPod => Ok(()),
+        let (own, otherwise) = match self.direction {
+            Direction::FromPod => (tuple.src, Reason::SpoofedSource),
+            Direction::ToPod if is_group(tuple.dst) => return Ok(()),
+            Direction::ToPod => (tuple.dst, Reason::NotEndpoint),
+        };
+        if self.endpoint.owns(own) {
+            Ok(())
+        } else if self.endpoint.claims(own) {
+            // Its own, but no pod's to others: no policy speaks of it (yet).
+            Err(Reason::Quarantined)
+        } else {
+            Err(otherwise)
         }
     }
 
@@ -224,7 +232,7 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
             Some(quoted) => Some(self.flow_packet(&quoted.reversed())?),
             None => None,
         };
-        Ok(RelatedError { about })
+        Ok(RelatedError { about, first_fragment: self.first_fragment_of(packet) })
     }
 
     fn group_packet(&self, packet: &Packet) -> Result<GroupPacket, Reason> {

@@ -18,6 +18,10 @@ pub struct Entered {
     /// Flows that the policies end here. They are entered as cut, so that a late packet of
     /// the other end is not taken for the beginning of a connection of its own.
     pub cut: usize,
+    /// Flows for which the table, or their pod's account, had no room, or that gave way to
+    /// others of these: their next packets are judged as those of new connections, by the end
+    /// that sends first.
+    pub no_room: usize,
 }
 
 /// Judges each seed the way it was opened and enters it. What nobody answered yet and may
@@ -48,7 +52,11 @@ pub fn enter<B: AsRef<[u8]>, W: Words>(
         if (denied && !answered) || verdict == Err(Reason::BadClass) {
             continue;
         }
-        let Ok(inserted) = flows.insert(&key, flows.hash(&key), &new, now) else { continue };
+        let Ok(inserted) = flows.insert(&key, flows.hash(&key), &new, now) else {
+            entered.no_room += 1;
+            continue;
+        };
+        entered.no_room += usize::from(inserted.evicted);
         if answered {
             let other = initiator.other();
             flows.touch(inserted.flow, other, seed.tcp_flags(other), now);

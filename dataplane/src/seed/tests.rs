@@ -10,7 +10,8 @@ const BACKEND: u32 = 9;
 
 fn endpoint(ifindex: u32, quarantined: bool, addresses: &[&str]) -> Endpoint {
     let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
-    Endpoint { ifindex, addresses, quarantined, name: format!("pod on {ifindex}") }
+    let name = format!("pod on {ifindex}");
+    Endpoint { ifindex, addresses, void: Vec::new(), quarantined, name }
 }
 
 /// The client and the backend of the recorded node, as far as they are here.

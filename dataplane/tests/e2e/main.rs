@@ -15,6 +15,7 @@
 //! | [`offload`] | which packets reach a worker, by the counters; forged ones meet no flow; order |
 //! | [`validity`] | another label or another owner of an address cuts exactly its flows |
 //! | [`crash`] | both daemons killed under 10,000 flows: what is open goes on, what is new does not |
+//! | [`claims`] | what a pod adds to its addresses is nobody else's loss, and lends no identity |
 //! | [`changes`] | 1,000 changes of policy under load: nothing lost, nothing let through |
 //! | [`verdicts`] | hooks open and deny by what was said of others; a flood of new flows |
 //! | [`drops`] | dropped packets one by one: reason, policy, pods; a capture that tshark reads |
@@ -34,6 +35,7 @@
 mod attacks;
 mod bad_input;
 mod changes;
+mod claims;
 mod crash;
 mod drops;
 mod faults;

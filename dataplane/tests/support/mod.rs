@@ -242,6 +242,7 @@ pub fn endpoint(actor: usize, ifindex: u32, quarantined: bool) -> Endpoint {
     Endpoint {
         ifindex,
         addresses: vec![address(actor, false), address(actor, true)],
+        void: Vec::new(),
         quarantined,
         name: format!("test/pod-{actor}"),
     }
