@@ -22,6 +22,7 @@
 //! | `conntrack.rs` | the flow: hit, stale, new, cut; ICMP errors |
 //! | `judge.rs` | which halves of the policy this node has to ask |
 //! | `offload.rs` | what the steering program is told: new flows, verdicts |
+//! | `expiry.rs` | how fast flows whose time is over are looked for |
 //! | `fragments/` | fragments follow their first, whichever comes first |
 //!
 //! Invariants: a frame is accepted only by a verdict that covers its hook; whatever is
@@ -30,6 +31,7 @@
 
 mod admit;
 mod conntrack;
+mod expiry;
 mod fragments;
 pub(crate) mod judge;
 mod offload;
@@ -51,15 +53,6 @@ use crate::shim::{Direction, HEAD_LEN, Shim, ShimFlags};
 use admit::{Crossing, Refusal};
 use conntrack::Conntrack;
 use fragments::Fragments;
-
-/// In this time [`Pipeline::expire`] passes over the whole flow table, whatever its size.
-/// Nothing waits for it: a flow whose time is over is no flow, whether or not it is in the
-/// table still, and makes room for others first.
-const EXPIRY_PASS_NS: u64 = 30_000_000_000;
-
-/// Slots of the flow table that [`Pipeline::expire`] looks at in one call: the fewest, and,
-/// so that no burst waits longer than some 100 µs, the most.
-const EXPIRY_STEP: std::ops::RangeInclusive<usize> = 256..=16_384;
 
 /// What the node looks like during one burst.
 #[derive(Debug)]
@@ -109,8 +102,7 @@ pub struct Pipeline {
     jobs: Vec<Job>,
     fragments: Fragments,
     expiry: ExpiryCursor,
-    /// When [`Pipeline::expire`] was called last.
-    expired_ns: u64,
+    pace: expiry::Pace,
     drops: DropSampler,
 }
 
@@ -123,7 +115,7 @@ impl Pipeline {
             jobs: Vec::with_capacity(BURST),
             fragments: Fragments::new(HELD_FRAME),
             expiry: ExpiryCursor::new(worker, workers),
-            expired_ns: 0,
+            pace: expiry::Pace::default(),
             drops: DropSampler::new(drops::queue()),
         }
     }
@@ -183,10 +175,7 @@ impl Pipeline {
         now_ns: u64,
         counters: &CounterBlock<C>,
     ) {
-        let elapsed = now_ns.saturating_sub(self.expired_ns).min(EXPIRY_PASS_NS);
-        self.expired_ns = now_ns;
-        let step = share(self.expiry.slots(view.flows), elapsed, EXPIRY_PASS_NS)
-            .clamp(*EXPIRY_STEP.start(), *EXPIRY_STEP.end());
+        let step = self.pace.step(self.expiry.slots(view.flows), now_ns);
         let expired = view.flows.expire(&mut self.expiry, Tick::from_nanos(now_ns), step);
         if expired > 0 {
             counters.add(Counter::FlowsExpired, expired as u64);
@@ -196,6 +185,12 @@ impl Pipeline {
         self.fragments.expire(Tick::from_nanos(now_ns), &mut |frame, reason| {
             drops.dropped(frame, hook_of(frame), reason, counters);
         });
+    }
+
+    /// True if [`Pipeline::expire`] could not do all that was due: to be called again while
+    /// there is nothing else to do.
+    pub fn expiry_is_behind(&self) -> bool {
+        self.pace.is_behind()
     }
 
     /// First stage: what needs no flow and no policy.
@@ -309,12 +304,6 @@ fn accept<C: Words>(
 fn hook_of(punted: &[u8]) -> counters::Direction {
     Shim::of_punted(punted)
         .map_or(counters::Direction::Egress, |shim| policy_direction(shim.direction))
-}
-
-/// `part` of `whole` of a number of slots.
-fn share(slots: usize, part: u64, whole: u64) -> usize {
-    let share = slots as u128 * u128::from(part) / u128::from(whole);
-    usize::try_from(share).unwrap_or(usize::MAX)
 }
 
 /// A hook's direction in the words of a policy.

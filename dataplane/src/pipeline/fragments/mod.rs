@@ -23,7 +23,7 @@
 //! All memory is bounded and allocated at the start, for each worker: [`SETS`] × [`WAYS`]
 //! datagrams, by a keyed hash, and [`held::FRAMES`] frames of the backend's size. In a full
 //! set the hook that has most places loses its oldest; a hook holds no more than a quarter of
-//! the frames. So a flood of fragments at one hook hurts that hook's fragments only.
+//! the frames, and with all of them taken the one that has most loses its oldest. So a flood of fragments at one hook hurts that hook's fragments only.
 #![forbid(unsafe_code)]
 
 mod held;
@@ -115,7 +115,14 @@ impl Fragments {
             Some(_) => Outcome::Drop(Reason::Fragment),
             None if datagram.held >= OF_A_DATAGRAM => Outcome::Drop(Reason::Fragment),
             None => {
-                if !self.held.hold(frame, place, hook, now) {
+                let datagrams = &mut self.datagrams;
+                let gives_way = |frame: &[u8], of: usize| {
+                    if let Some(Some(datagram)) = datagrams.get_mut(of) {
+                        datagram.held = datagram.held.saturating_sub(1);
+                    }
+                    last_word(frame, Reason::Fragment);
+                };
+                if !self.held.hold(frame, place, (hook, now), gives_way) {
                     return Outcome::Drop(Reason::Fragment);
                 }
                 if let Some(datagram) = self.at(place) {
