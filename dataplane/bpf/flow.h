@@ -307,6 +307,15 @@ static __always_inline int touch(struct flow *f, const struct tuple *t, __u32 ti
 	return 0;
 }
 
+/* Notes that a cached verdict was used: in a full cache the one that was not for longest goes
+ * first (table/src/flow/verdicts.rs). If somebody else is faster, nothing is lost. */
+static __always_inline void note_use(const struct flow *verdict, __u32 tick)
+{
+	if ((__u32)verdict->aux != tick)
+		__sync_val_compare_and_swap(&verdict->rest[WEIR_FLOW_AUX], verdict->aux,
+					    (verdict->aux >> 32 << 32) | tick);
+}
+
 #include "order.h"
 
 /* ---- entering a flow --------------------------------------------------- */

@@ -42,7 +42,8 @@ struct packet {
 	 * ICMP error, of the packet that it quotes. */
 	__u64 spread;
 	enum packet_kind kind;
-	__u32 is_advert; /* a neighbour advertisement: its target is a claim */
+	__u16 is_advert; /* a neighbour advertisement: its target is a claim */
+	__u16 vouched;   /* a cached verdict allows it */
 };
 
 /* Keyed multilinear hash of one address; the sum over both is symmetric, so

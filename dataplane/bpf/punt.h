@@ -42,12 +42,14 @@ static __always_inline int serving(const struct weir_config *c, __u32 worker, __
 /*
  * Whether the hook may send another packet to a worker now. A bucket of credit that refills
  * steadily, kept as one number: the time at which it would be empty (the generic cell rate
- * algorithm, ITU-T I.371). Racing packets may both take the last credit.
+ * algorithm, ITU-T I.371). Racing packets may both take the last credit. Packets that a cached
+ * verdict vouches for have a bucket of their own: a flood from addresses of which nobody has
+ * heard does not keep known clients from a pod whose account is full.
  */
 static __always_inline int may_punt(struct __sk_buff *skb, const struct weir_config *c,
-				    __u8 direction, __u64 now)
+				    __u8 direction, int vouched, __u64 now)
 {
-	__u32 hook = skb->ifindex << 1 | direction;
+	__u32 hook = skb->ifindex << 2 | (vouched ? 2 : 0) | direction;
 	__u64 *empty_at, until;
 
 	if (!c->punt_interval_ns)
@@ -102,7 +104,7 @@ static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
 			return pass(WEIR_STEER_PASS_NO_WORKER);
 		return drop(WEIR_STEER_DROP_NO_WORKER);
 	}
-	if (!may_punt(skb, c, direction, now)) {
+	if (!may_punt(skb, c, direction, p->vouched, now)) {
 		if (is_allowed)
 			return pass(WEIR_STEER_HIT);
 		return drop(WEIR_STEER_DROP_PUNT_RATE);

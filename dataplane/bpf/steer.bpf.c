@@ -224,7 +224,7 @@ static __always_inline enum answer follow(struct __sk_buff *skb, const struct we
  * are begun only while a worker serves, whoever decides: what it said may be out of date
  * without anybody there to say so. `found` has no flow, or at `place` one that is over. */
 static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_config *c,
-					   const struct packet *p, struct finding *found,
+					   struct packet *p, struct finding *found,
 					   int place, __u8 direction)
 {
 	struct tuple *t = &found->tuple;
@@ -250,6 +250,8 @@ static __always_inline int open_by_verdict(struct __sk_buff *skb, struct weir_co
 	if ((t->protocol == IPPROTO_TCP || t->protocol == IPPROTO_SCTP) &&
 	    (t->tcp_flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		return PUNT;
+	note_use(&verdict, c->tick);
+	p->vouched = 1;
 	if (!has_room || !serving(c, worker_of(c, p), bpf_ktime_get_ns()))
 		return PUNT;
 	/* The search for the verdict has taken the place of the flow's key. */

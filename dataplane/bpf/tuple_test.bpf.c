@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
  * Only for tests/tuple_differential: what read_tuple() (tuple.h) makes of a frame, and how long
- * flow_timeout() (flow.h) lets a flow be silent.
+ * flow_timeout() (flow.h) lets a flow be silent, and what unfinished.h does blindly.
  */
 #include "flow.h"
+#include "unfinished.h"
 
 /* What was read, in words of 8 bytes. */
 struct reading {
@@ -82,6 +83,20 @@ int flow_timeout_of(struct __sk_buff *skb)
 	f.ctl = (about[3] ? WEIR_FLOW_FLAG_HI : 0) |
 		(about[4] ? WEIR_FLOW_DENIED : WEIR_FLOW_ALLOWED);
 	r->family = flow_timeout(&f, about[0]);
+	return PASS;
+}
+
+/* Whether a packet passes whose struct sk_buff cannot be read. */
+SEC("classifier")
+int unreadable_passes(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct reading *r = bpf_map_lookup_elem(&weir_reading, &zero);
+	__u32 place = unfinished_in(0);
+
+	if (!r)
+		return DROP;
+	r->family = !place || is_harmless(place, ETH_HLEN + 20) || is_harmless(place, ETH_HLEN + 40);
 	return PASS;
 }
 

@@ -59,22 +59,23 @@ static __always_inline __u16 at(const __u8 *window, __u32 base, __u32 offset)
 	return offset <= WINDOW - 2 ? *(const __u16 *)(window + offset) : 0;
 }
 
-/* Where in the frame something is yet to be written, counted from its Ethernet header; 0 if
- * nothing is. */
-static __always_inline __u32 unfinished_at(struct __sk_buff *skb)
+/* Where no byte may be written later: what cannot be read is taken for that, so that the packet
+ * drops. Not 0, which means nothing is. */
+#define UNREADABLE 1
+
+/* Where in the frame of a struct sk_buff something is yet to be written, counted from its
+ * Ethernet header; 0 if nothing is. */
+static __always_inline __u32 unfinished_in(const struct sk_buff *s)
 {
-	const struct sk_buff *s = (const void *)skb;
 	__u32 base = __builtin_preserve_field_info(s->ip_summed, BPF_FIELD_BYTE_OFFSET);
 	struct window *window;
 	__u32 zero = 0;
 	__u64 summed;
 	__u8 *bytes;
 
-	if (!weir_sees_skb)
-		return 0;
 	window = bpf_map_lookup_elem(&weir_window, &zero);
 	if (!window || bpf_probe_read_kernel(window, sizeof(*window), (const void *)s + base))
-		return 0;
+		return UNREADABLE;
 	bytes = window->bytes;
 	summed = bytes[0];
 	summed <<= __builtin_preserve_field_info(s->ip_summed, BPF_FIELD_LSHIFT_U64);
@@ -84,6 +85,11 @@ static __always_inline __u32 unfinished_at(struct __sk_buff *skb)
 	return (__u16)(at(bytes, base, OFFSET_OF(csum_start)) -
 		       at(bytes, base, OFFSET_OF(mac_header))) +
 	       at(bytes, base, OFFSET_OF(csum_offset));
+}
+
+static __always_inline __u32 unfinished_at(struct __sk_buff *skb)
+{
+	return weir_sees_skb ? unfinished_in((const void *)skb) : 0;
 }
 
 /*

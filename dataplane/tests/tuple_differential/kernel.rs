@@ -111,6 +111,12 @@ impl Kernel {
         self.reading.words()[0].load(Ordering::Relaxed)
     }
 
+    /// Whether a packet would pass of which nothing can be said.
+    pub fn passes_unreadable(&self) -> bool {
+        self.run("unreadable_passes", &[0; 64]);
+        self.reading.words()[0].load(Ordering::Relaxed) != 0
+    }
+
     pub fn read(&self, frame: &[u8]) -> Option<Reading> {
         self.run("tuple_read", frame)
     }

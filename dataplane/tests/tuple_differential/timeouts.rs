@@ -1,5 +1,6 @@
 //! How long a flow may be silent: `flow_timeout()` of `bpf/flow.h` held against
-//! [`FlowState::timeout`], over everything that can be seen of a flow.
+//! [`FlowState::timeout`], over everything that can be seen of a flow. And what the hooks do
+//! with a packet of which nothing can be seen.
 
 use std::collections::BTreeMap;
 
@@ -41,4 +42,12 @@ fn hooks_and_workers_forget_a_flow_at_the_same_time() {
     }
     eprintln!("{states:?}");
     assert!(states.len() >= 11, "states with their timeouts: {states:?}");
+}
+
+/// A kernel that refuses the reading must not make a packet look finished.
+#[test]
+fn what_cannot_be_read_does_not_pass() {
+    if can_run() {
+        assert!(!Kernel::new().passes_unreadable());
+    }
 }

@@ -57,7 +57,7 @@ const FIND_TRIES: usize = 256;
 const FIND_TRIES: usize = 1;
 
 /// Most slots in which a key can stand.
-const MAX_CANDIDATES: usize = 2 * BUCKET;
+pub(super) const MAX_CANDIDATES: usize = 2 * BUCKET;
 
 /// A control word.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -258,6 +258,11 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         let count = if first == second { BUCKET } else { MAX_CANDIDATES };
         let [a, b] = [first * BUCKET, second * BUCKET];
         [a, a + 1, b, b + 1].into_iter().take(count)
+    }
+
+    /// The entries that stand where a key of this hash can stand.
+    pub fn entries_at(&self, hash: FlowHash) -> impl Iterator<Item = Snapshot<K>> + '_ {
+        self.candidates(hash).filter_map(|index| self.read_slot(index))
     }
 
     #[inline]

@@ -8,11 +8,13 @@
 //! Entries are laid out and written as flows are (`region.rs`). Side lo is the source and
 //! side hi the destination; the flag that names a flow's initiator names the end whose
 //! policies deny. The key takes the place of a flow's: source port 0, addresses not put in
-//! canonical order.
+//! canonical order. The last-seen time is that of the last use: the hook that opens a flow by a
+//! verdict notes it.
 //!
 //! Invariants: an entry holds only while both its stamps do, so whatever ends a flow's
 //! verdict ends a cached one; only a denial or an outdated entry gives way to a denial, so
-//! that denied traffic cannot push out what serves the allowed.
+//! that denied traffic cannot push out what serves the allowed; and the source device that has
+//! most of the places in question gives way, so that no pod's scan empties the cache.
 #![forbid(unsafe_code)]
 
 use super::key::{FlowHash, HashKey, Side};
@@ -20,7 +22,7 @@ use super::layout::{
     PORT_HI_SHIFT, PROTOCOL_SHIFT, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS,
 };
 use super::quota::Pod;
-use super::region::{Counts, Record, Region, Snapshot};
+use super::region::{Counts, MAX_CANDIDATES, Record, Region, Snapshot};
 use super::state::{Seen, Tick};
 use super::table::FlowTableError;
 use crate::addr::Address;
@@ -132,6 +134,16 @@ impl<W: Words> VerdictCache<W> {
     }
 }
 
+/// A verdict that was not used for so long, in ticks, goes whoever has it: its loss costs one
+/// detour.
+const IDLE: u32 = Tick::in_seconds(60);
+
+/// The device of a verdict's source, plus one: 0 is no verdict. All that is not on this node
+/// counts as one source.
+const fn source_of(record: &Record) -> u64 {
+    record.ifindex[0] as u64 + 1
+}
+
 fn insert<W: Words, S: Words, const K: usize, const E: usize>(
     region: &Region<W, K, E>,
     hash: FlowHash,
@@ -139,18 +151,29 @@ fn insert<W: Words, S: Words, const K: usize, const E: usize>(
     record: &Record,
     stamps: &Stamps<S>,
 ) -> bool {
-    // Outdated ones go first, then denials, then the oldest.
+    region.remove(hash, key);
+    // A source that has most of the places has no claim to more of them.
+    let mut sources = [0; MAX_CANDIDATES];
+    for (source, old) in sources.iter_mut().zip(region.entries_at(hash)) {
+        *source = source_of(&old.record);
+    }
+    // Outdated ones go first, then denials, then what nobody uses, then those of the source
+    // device that has most of these places, and of these the one not used for longest.
     let victim = |old: &Snapshot<K>| {
-        let age = record.last_seen.since(old.record.last_seen).min(u32::MAX / 4);
+        let age = record.last_seen.since(old.record.last_seen).min(u32::MAX / 16);
+        let own = source_of(&old.record);
+        let share = sources.iter().filter(|source| **source == own).count();
         if !stamps.hold(old.record.stamps) {
             Some(u32::MAX)
         } else if old.record.denied {
             Some(u32::MAX / 2 + age)
         } else {
-            (!record.denied).then_some(age)
+            #[allow(clippy::cast_possible_truncation)] // at most MAX_CANDIDATES
+            let share = share as u32;
+            let gladness = if age > IDLE { u32::MAX / 4 + age } else { share * (IDLE + 1) + age };
+            (!record.denied).then_some(gladness)
         }
     };
-    region.remove(hash, key);
     region.insert(hash, key, record, victim, |_| {}).is_some()
 }
 
@@ -252,5 +275,33 @@ mod tests {
         assert_eq!(world.holding(key("10.0.0.1", "10.0.0.2", 84)), None);
         assert!(world.insert(key("10.0.0.1", "10.0.0.2", 86), None, 8));
         assert_eq!(world.holding(key("10.0.0.1", "10.0.0.2", 85)), None, "the denial gives way");
+    }
+
+    /// A pod that is allowed to go anywhere and does, faster than the cache is large.
+    #[test]
+    fn a_scan_by_one_source_leaves_the_others_theirs() {
+        let world = world(1024);
+        let insert = |device: u32, key: VerdictKey, now: u32| {
+            let stamps = [world.stamps.of(key.src), world.stamps.of(key.dst)];
+            let verdict = CachedVerdict { denied_by: None, ifindex: [device, 0], stamps };
+            world.cache.insert(key, &verdict, &world.stamps, Tick(now))
+        };
+        let honest = |n: u8| key(&format!("10.0.1.{n}"), "10.0.0.2", 443);
+        for n in 0..100 {
+            assert!(insert(100 + u32::from(n), honest(n), 10));
+        }
+        for n in 0..20_000_u32 {
+            let dst = std::net::Ipv4Addr::from(0x0b00_0000 + n);
+            insert(7, key("10.0.0.7", &dst.to_string(), 80), 11 + n / 1340);
+        }
+        let kept = (0..100).filter(|n| world.holding(honest(*n)).is_some()).count();
+        assert!(kept >= 90, "{kept} of 100 left");
+        // What nobody has used for a minute gives way to anybody.
+        for n in 0..20_000_u32 {
+            let dst = std::net::Ipv4Addr::from(0x0b00_0000 + n);
+            insert(7, key("10.0.0.7", &dst.to_string(), 81), 10 + IDLE + 30);
+        }
+        let kept = (0..100).filter(|n| world.holding(honest(*n)).is_some()).count();
+        assert!(kept < 10, "{kept} of 100 left");
     }
 }
