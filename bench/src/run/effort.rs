@@ -42,13 +42,13 @@ impl Effort {
         new_packets: 5_000,
         new_slices: 5,
         trial: 0.4,
-        warm_up: 0.1,
+        warm_up: 0.05,
         search: 8,
-        confirm: 3,
-        latency: 0.4,
+        confirm: 2,
+        latency: 0.3,
         stream: 2,
         transactions: 10_000,
-        connect: 1.5,
+        connect: 1.0,
     };
 
     /// Whether it works, not how fast.
@@ -75,7 +75,7 @@ impl fmt::Display for Effort {
             f,
             "cpu: {} slices of {} packets, {} of {} where every packet is a new flow; \
              rates: trials of {} s after {} s of warm-up, at most {} in the first round and {} a \
-             goal later; latency {} s a rate; TCP {} s after 1 s; {} transactions; connections \
+             goal later; latency {} s a rate; TCP {} s; {} transactions; connections \
              {} s",
             self.slices,
             self.packets,

@@ -159,7 +159,7 @@ impl Loads<'_> {
         *known = Some(Found {
             ndr_pps: found.ndr_pps.or(known.and_then(|known| known.ndr_pps)),
             pdr_pps: found.pdr_pps.or(known.and_then(|known| known.pdr_pps)),
-            trials: found.trials,
+            ..found
         });
         let mut values = BTreeMap::new();
         for (name, rate) in [("ndr", found.ndr_pps), ("pdr", found.pdr_pps)] {
@@ -208,12 +208,15 @@ impl Loads<'_> {
     fn tcp(&self, streams: u32) -> Result<Outcome> {
         let server = self.lab.server.ip.to_string();
         let mut command = self.lab.command(Where::Pod(&self.lab.client), "iperf3");
-        command.args(["--client", &server, "--json", "--omit", "1", "--interval", "0"]);
+        command.args(["--client", &server, "--json", "--interval", "0"]);
         command.args(["--time", &self.effort.stream.to_string()]);
         command.args(["--parallel", &streams.to_string()]);
         command.args(["--affinity", &format!("{},0", processors() - 1)]);
         let text = output(&mut command, GRACE)?;
         let report: Value = serde_json::from_str(&text).context("iperf3 printed no JSON")?;
+        if let Some(error) = report["error"].as_str() {
+            anyhow::bail!("iperf3: {error}");
+        }
         let sum = &report["end"]["sum_received"];
         let rate = number(sum, "bits_per_second")? / 1e9;
         Ok(Outcome {

@@ -230,10 +230,11 @@ impl Session<'_> {
     }
 }
 
-/// A forwarder that decides nothing has no flows that would be new to it.
+/// A forwarder that decides nothing has no flows that would be new to it; by which device
+/// packets reach Weir's user space matters to new flows no more than to others.
 fn takes_part(contender: Contender, scenario: Scenario) -> bool {
     let new = matches!(scenario.load, Load::Packets { flows: Flows::New, .. });
-    !(new && contender == Contender::Testpmd)
+    !(new && matches!(contender, Contender::Testpmd | Contender::WeirTap))
 }
 
 /// The file of samples.

@@ -9,8 +9,9 @@
 //!
 //! Where RFC 2544 wants trials of 60 seconds, these are shorter than one: on a machine
 //! whose processors are shared, a minute without an interruption does not exist. Later
-//! rounds do not search again: they start from the rates found before and step up or
-//! down by [`STEP`]; their median is the result.
+//! rounds do not search again: a path that passed flat out is asked flat out again, any
+//! other starts from the rates found before and steps up or down by [`STEP`]. The median
+//! of the rounds is the result.
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -54,6 +55,8 @@ pub struct Found {
     pub pdr_pps: Option<f64>,
     /// Trials that were made.
     pub trials: u32,
+    /// Whether nothing was lost flat out: the path makes the generator wait instead.
+    pub flat_out: bool,
 }
 
 /// What is known about one goal.
@@ -107,6 +110,7 @@ pub fn search(most: u32, mut trial: impl FnMut(Rate) -> Result<Trial>) -> Result
         }
     }
     let mut trials = 1;
+    let pushes_back = flat_out.loss <= 0.0;
     let mut guess = flat_out.sent_pps * (1.0 - flat_out.loss) * 0.97;
     while trials < most {
         let [ndr, pdr] = &goals;
@@ -129,7 +133,8 @@ pub fn search(most: u32, mut trial: impl FnMut(Rate) -> Result<Trial>) -> Result
         }
     }
     let [ndr, pdr] = goals;
-    Ok(Found { ndr_pps: ndr.found(), pdr_pps: pdr.found(), trials })
+    let (ndr_pps, pdr_pps) = (ndr.found(), pdr.found());
+    Ok(Found { ndr_pps, pdr_pps, trials, flat_out: pushes_back })
 }
 
 /// Confirms what an earlier round found, with at most `most` trials a goal: a step up
@@ -144,6 +149,17 @@ pub fn confirm(
 ) -> Result<Found> {
     let mut goals = [(Goal::new(0.0), known.ndr_pps), (Goal::new(PDR_LOSS), known.pdr_pps)];
     let mut trials = 0;
+    if known.flat_out {
+        let outcome = trial(Rate::FlatOut)?;
+        trials += 1;
+        if outcome.loss <= 0.0 && outcome.sent_pps > 0.0 {
+            let rate = Some(outcome.sent_pps);
+            return Ok(Found { ndr_pps: rate, pdr_pps: rate, trials, flat_out: true });
+        }
+        for (goal, _) in &mut goals {
+            goal.learn(outcome.sent_pps, outcome);
+        }
+    }
     for at in 0..goals.len() {
         let Some(mut rate) = goals[at].1 else { continue };
         for _ in 0..most {
@@ -167,7 +183,8 @@ pub fn confirm(
         }
     }
     let [(ndr, _), (pdr, _)] = goals;
-    Ok(Found { ndr_pps: ndr.found(), pdr_pps: pdr.found(), trials })
+    let flat_out = known.flat_out;
+    Ok(Found { ndr_pps: ndr.found(), pdr_pps: pdr.found(), trials, flat_out })
 }
 
 #[cfg(test)]
@@ -190,7 +207,12 @@ mod tests {
     #[test]
     fn a_path_that_pushes_back_needs_one_trial() {
         let found = search(8, path(5e6, 0.0)).unwrap();
-        assert_eq!(found, Found { ndr_pps: Some(2e6), pdr_pps: Some(2e6), trials: 1 });
+        let rate = Some(2e6);
+        let wanted = Found { ndr_pps: rate, pdr_pps: rate, trials: 1, flat_out: true };
+        assert_eq!(found, wanted);
+        assert_eq!(confirm(found, 3, path(5e6, 0.0)).unwrap(), wanted, "and one to confirm it");
+        let worse = confirm(found, 4, path(1.9e6, 0.0)).unwrap();
+        assert!(worse.ndr_pps.is_some_and(|ndr| ndr <= 1.9e6), "{worse:?}");
     }
 
     #[test]
@@ -228,7 +250,8 @@ mod tests {
 
     #[test]
     fn a_later_round_moves_with_the_machine() {
-        let known = Found { ndr_pps: Some(1e6), pdr_pps: Some(1e6), trials: 8 };
+        let rate = Some(1e6);
+        let known = Found { ndr_pps: rate, pdr_pps: rate, trials: 8, flat_out: false };
         let same = confirm(known, 3, path(1.02e6, 0.0)).unwrap();
         assert_eq!((same.ndr_pps, same.pdr_pps), (Some(1e6), Some(1e6)));
         let slower = confirm(known, 3, path(0.93e6, 0.0)).unwrap();
