@@ -182,11 +182,18 @@ enum Ticks {
     Numbers,
 }
 
-/// The smallest and the largest y, with room around them.
+/// The smallest and the largest y.
 fn span(series: &Series) -> (f64, f64) {
     let ys = || series.values().flatten().map(|(_, y)| *y).filter(|y| *y > 0.0);
     let (low, high) = (ys().fold(f64::INFINITY, f64::min), ys().fold(0.0, f64::max));
-    if low.is_finite() { (low / 1.5, high * 1.5) } else { (0.1, 1.0) }
+    if low.is_finite() { (low, high) } else { (0.1, 1.0) }
+}
+
+/// The same for a logarithmic axis: from a power of ten on, since below the first of them
+/// it shows no marks.
+fn decades(series: &Series) -> (f64, f64) {
+    let (low, high) = span(series);
+    (10_f64.powf(low.log10().floor()), high * 1.5)
 }
 
 fn bars(
@@ -203,20 +210,24 @@ fn bars(
         let (low, high) = span(series);
         #[expect(clippy::cast_precision_loss, reason = "a few groups")]
         let right = groups.len() as f64 - 0.5;
-        // Logarithmic, so that twice and half look alike; bars start at 1.
+        // Powers of two, so that twice and half look alike; bars start at 1.
+        let (bottom, top) = (low.log2().min(0.0).floor(), high.log2().max(0.0).ceil());
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few")]
+        let marks = (top - bottom) as usize + 1;
+        let room = 0.14 * (right + 0.5); // for the legend
         let mut chart = ChartBuilder::on(&area)
             .caption(title, ("sans-serif", 18))
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(50)
-            .right_y_label_area_size(10)
-            .build_cartesian_2d(-0.5..right, (low.min(0.7)..high.max(1.4)).log_scale())?;
+            .build_cartesian_2d(-0.5..right + room, bottom..top + 0.01)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
             .x_labels(groups.len() * 2 + 1)
             .x_label_formatter(&|x| name_at(*x, groups))
-            .y_label_formatter(&|y| format!("{y:.2}"))
+            .y_labels(marks.max(2))
+            .y_label_formatter(&|y| ((y.exp2() * 1000.0).round() / 1000.0).to_string())
             .y_desc("ratio")
             .draw()?;
         #[expect(clippy::cast_precision_loss, reason = "at most nine contenders")]
@@ -226,12 +237,12 @@ fn bars(
             let left = -0.4 + each * f64::from(number);
             chart
                 .draw_series(points.iter().map(|(x, y)| {
-                    Rectangle::new([(x + left, 1.0), (x + left + each * 0.9, *y)], fill)
+                    Rectangle::new([(x + left, 0.0), (x + left + each * 0.9, y.log2())], fill)
                 }))?
                 .label(contender.name())
                 .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], fill));
         }
-        chart.draw_series(LineSeries::new([(-0.5, 1.0), (right, 1.0)], BLACK))?;
+        chart.draw_series(LineSeries::new([(-0.5, 0.0), (right, 0.0)], BLACK))?;
         legend(&mut chart)?;
         area.present()?;
     }
@@ -248,7 +259,7 @@ fn lines(
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         area.fill(&WHITE)?;
-        let (low, high) = span(series);
+        let (low, high) = decades(series);
         let rightmost = series.values().flatten().map(|(x, _)| *x).fold(1.0, f64::max);
         let mut builder = ChartBuilder::on(&area);
         builder
@@ -259,7 +270,7 @@ fn lines(
         match ticks {
             Ticks::Words(words) => {
                 let mut chart =
-                    builder.build_cartesian_2d(-0.2..rightmost + 0.2, (low..high).log_scale())?;
+                    builder.build_cartesian_2d(-0.2..rightmost + 0.7, (low..high).log_scale())?;
                 chart
                     .configure_mesh()
                     .disable_x_mesh()
@@ -270,7 +281,7 @@ fn lines(
                 draw_lines(&mut chart, series)?;
             }
             Ticks::Numbers => {
-                let range = (0.8..rightmost * 1.3).log_scale();
+                let range = (0.8..rightmost.powf(1.2) * 1.5).log_scale();
                 let mut chart = builder.build_cartesian_2d(range, (low..high).log_scale())?;
                 chart.configure_mesh().x_desc(below).draw()?;
                 draw_lines(&mut chart, series)?;
@@ -309,7 +320,7 @@ where
 {
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE.mix(0.85))
         .border_style(BLACK.mix(0.3))
         .draw()?;
