@@ -194,6 +194,13 @@ struct weir_config {
 	__u64 heartbeat_ns[WEIR_MAX_WORKERS]; /* CLOCK_MONOTONIC, by each worker */
 };
 
+/* How the hooks look into struct sk_buff (unfinished.h): not at all, ... */
+#define WEIR_SKB_UNSEEN 0
+#define WEIR_SKB_COPIED 1 /* by bpf_probe_read_kernel() */
+#define WEIR_SKB_CAST 2   /* by bpf_cast_to_kern_ctx(), Linux 6.2 */
+/* In place of the number of that function's type, until the program is loaded. */
+#define WEIR_CAST_MARK 0x57454952
+
 /* Index into the weir_steering per-CPU array. */
 enum weir_steering_counter {
 	WEIR_STEER_HIT,             /* a current, allowed flow: passed in the kernel */

@@ -17,6 +17,7 @@
 pub mod abi;
 pub mod attach;
 mod deliver;
+pub mod kernel_skb;
 pub mod macs;
 
 use std::collections::HashSet;
@@ -25,9 +26,10 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use self::kernel_skb::Sight;
 use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::tc::SchedClassifierLink;
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader};
 use weir_table::flow::QUOTA_WORDS;
 use weir_table::flow::layout::{v4_words, v6_words};
 use weir_table::mem::{Access, SharedWords};
@@ -182,21 +184,7 @@ impl Steering {
             Backend::AfXdp => OBJECT,
             Backend::Tap => TAP_OBJECT,
         };
-        // Without the kernel's types nobody knows where struct sk_buff has its fields.
-        let has_types = Btf::from_sys_fs().is_ok();
-        let ebpf = match load_object(object, pin_dir, sizes, has_types) {
-            Err(error) if has_types => {
-                let ebpf = load_object(object, pin_dir, sizes, false).map_err(|_| error)?;
-                tracing::warn!("{BLIND}");
-                ebpf
-            }
-            loaded => {
-                if !has_types {
-                    tracing::warn!("{BLIND}");
-                }
-                loaded?
-            }
-        };
+        let ebpf = load_by_sight(object, pin_dir, sizes)?;
         Ok(Self { ebpf, pin_dir: pin_dir.to_owned(), return_link: None })
     }
 
@@ -302,14 +290,33 @@ const BLIND: &str = "this kernel does not let the hooks see which checksums are 
     (it needs BTF and no lockdown=confidentiality): a pod with CAP_NET_RAW may have ports and \
     addresses overwritten behind a verdict; take NET_RAW from pods";
 
-/// Loads the object and its hooks. `sees_skb`: the hooks may read struct sk_buff.
+/// Loads the object and its hooks, in the best way that the kernel takes.
+fn load_by_sight(object: &[u8], pin_dir: &Path, sizes: Sizes) -> Result<Ebpf, SteerError> {
+    let (object, ways) = kernel_skb::prepare(object);
+    let mut refused = None;
+    for &sight in ways {
+        match load_object(&object, pin_dir, sizes, sight) {
+            Ok(ebpf) => {
+                match sight {
+                    Sight::Unseen => tracing::warn!("{BLIND}"),
+                    _ => tracing::debug!(?sight, "how the hooks look into struct sk_buff"),
+                }
+                return Ok(ebpf);
+            }
+            // What is wrong with the best way is most likely wrong with all.
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    Err(refused.unwrap_or_else(|| SteerError::Load("no way to load it".to_owned())))
+}
+
 fn load_object(
     object: &[u8],
     pin_dir: &Path,
     sizes: Sizes,
-    sees_skb: bool,
+    sight: Sight,
 ) -> Result<Ebpf, SteerError> {
-    let sees_skb = u32::from(sees_skb);
+    let sees_skb = sight.constant();
     let mut loader = EbpfLoader::new();
     for name in PINNED {
         loader.map_pin_path(name, pin_dir.join(name));

@@ -13,6 +13,7 @@ use weir_dataplane::parse::parse;
 use weir_dataplane::pipeline::Pipeline;
 use weir_dataplane::shim::{Direction, Shim};
 use weir_dataplane::steer::abi::{CONFIG_WORDS, Config, STAMP_SLOTS, VERDICTS4, VERDICTS6};
+use weir_dataplane::steer::kernel_skb::{self, Sight};
 use weir_dataplane::steer::macs::{MAC_WORDS, Macs};
 use weir_table::counters::Counter;
 use weir_table::flow::{FlowTable, HashKey, Tick, VerdictCache, layout};
@@ -54,13 +55,40 @@ pub struct Node {
     now_ns: u64,
 }
 
+/// The hooks, as they look into struct sk_buff in one way.
+fn hooks(object: &[u8], sight: Sight) -> Ebpf {
+    let sees_skb = sight.constant();
+    let mut ebpf = EbpfLoader::new()
+        .override_global("weir_sees_skb", &sees_skb, true)
+        .load(object)
+        .unwrap_or_else(|e| panic!("{sight:?}: {e}"));
+    for name in ["weir_from_pod", "weir_to_pod"] {
+        let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+        program.load().unwrap_or_else(|e| panic!("{sight:?}: {e}"));
+    }
+    ebpf
+}
+
+#[test]
+fn every_way_of_looking_into_a_packet_is_one_that_the_verifier_takes() {
+    if !crate::can_run() {
+        return;
+    }
+    let (object, ways) = kernel_skb::prepare(OBJECT);
+    for &sight in ways {
+        hooks(&object, sight);
+    }
+    // As on a kernel without the function that the best way calls.
+    let object = kernel_skb::with_number(OBJECT, None);
+    for &sight in ways.iter().filter(|&&sight| sight != Sight::Cast) {
+        hooks(&object, sight);
+    }
+}
+
 impl Node {
     pub fn new() -> Self {
-        let mut ebpf = EbpfLoader::new().load(OBJECT).unwrap();
-        for name in ["weir_from_pod", "weir_to_pod"] {
-            let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-            program.load().unwrap();
-        }
+        let (object, ways) = kernel_skb::prepare(OBJECT);
+        let ebpf = hooks(&object, ways[0]);
         let words = |name, words| {
             let Some(Map::Array(data)) = ebpf.map(name) else { panic!("no map {name}") };
             SharedWords::map(data.fd().as_fd(), words, Access::ReadWrite, "test map").unwrap()
