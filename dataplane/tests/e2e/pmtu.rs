@@ -3,7 +3,7 @@
 //! flow that it quotes.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -48,11 +48,16 @@ fn far(family: Family) -> IpAddr {
     }
 }
 
-/// What `far` has received when the sender is done.
-fn transfer(lab: &Lab, family: Family) -> std::io::Result<usize> {
-    let listener = lab.within("far", || TcpListener::bind((far(family), PORT)).unwrap());
-    let receiving = thread::spawn(move || -> std::io::Result<usize> {
-        let (mut stream, _) = listener.accept()?;
+/// Which end opens the connection. It is always `web` that sends.
+#[derive(Debug, Clone, Copy)]
+enum Opener {
+    Web,
+    Far,
+}
+
+/// What `far` has received when `web` is done.
+fn transfer(lab: &Lab, family: Family, opener: Opener) -> std::io::Result<usize> {
+    let receive = |mut stream: TcpStream| -> std::io::Result<usize> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let (mut total, mut buffer) = (0, vec![0; 1 << 16]);
         loop {
@@ -61,13 +66,55 @@ fn transfer(lab: &Lab, family: Family) -> std::io::Result<usize> {
                 length => total += length,
             }
         }
-    });
-    let mut stream = connect(lab, "web", SocketAddr::new(far(family), PORT), PATIENCE)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(&vec![0x5a; BULK])?;
-    drop(stream);
-    receiving.join().unwrap()
+    };
+    let send = |mut stream: TcpStream| -> std::io::Result<()> {
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.write_all(&vec![0x5a; BULK])
+    };
+    let (client, server, to) = match opener {
+        Opener::Web => ("web", "far", far(family)),
+        Opener::Far => ("far", "web", lab.address("web", family)),
+    };
+    let to = SocketAddr::new(to, PORT);
+    let listener = lab.within(server, || TcpListener::bind(to).unwrap());
+    thread::scope(|scope| {
+        let accepted = scope.spawn(move || -> std::io::Result<usize> {
+            let (stream, _) = listener.accept()?;
+            match opener {
+                Opener::Web => receive(stream),
+                Opener::Far => send(stream).map(|()| 0),
+            }
+        });
+        let stream = connect(lab, client, to, PATIENCE)?;
+        Ok(match opener {
+            Opener::Web => {
+                send(stream)?;
+                accepted.join().unwrap()?
+            }
+            Opener::Far => {
+                let received = receive(stream)?;
+                accepted.join().unwrap()?;
+                received
+            }
+        })
+    })
 }
+
+/// Both directions isolated, and open for these connections alone: nothing says a word of ICMP.
+const BOTH_WAYS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: far-alone, namespace: default}
+spec:
+  podSelector: {matchLabels: {run: testweb}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from: [{ipBlock: {cidr: 203.0.113.2/32}}, {ipBlock: {cidr: 2001:db8:2::2/128}}]
+    ports: [{port: 9600}]
+  egress:
+  - to: [{ipBlock: {cidr: 203.0.113.2/32}}, {ipBlock: {cidr: 2001:db8:2::2/128}}]
+    ports: [{port: 9600}]
+";
 
 #[test]
 fn path_mtu_discovery_works_through_isolation() {
@@ -78,17 +125,28 @@ fn path_mtu_discovery_works_through_isolation() {
         lab.command("node", "sh", &["-ec", &script]);
         let mut weir = Weir::start(&lab, folder, &["--workers", "1", "--offload", offload]);
         weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-        for family in Family::BOTH {
+        for (opener, family) in [
+            (Opener::Web, Family::V4),
+            (Opener::Web, Family::V6),
+            (Opener::Far, Family::V4),
+            (Opener::Far, Family::V6),
+        ] {
+            let about = format!("{opener:?} opens, {family:?}, offload {offload}");
+            if matches!((opener, family), (Opener::Far, Family::V4)) {
+                weir.apply("far.yaml", BOTH_WAYS);
+            }
+            let there = far(family).to_string();
+            lab.command("web", "ip", &["route", "flush", "cache"]);
+            lab.command("web", "ip", &["-6", "route", "flush", "cache"]);
             let before = settled(&weir);
-            let received = transfer(&lab, family).unwrap_or_else(|error| {
-                panic!("{family:?}, offload {offload}: {error}\n{}", weir.words())
-            });
-            assert_eq!(received, BULK, "{family:?}, offload {offload}");
+            let received = transfer(&lab, family, opener)
+                .unwrap_or_else(|error| panic!("{about}: {error}\n{}", weir.words()));
+            assert_eq!(received, BULK, "{about}");
             let unrelated = growth(&weir, &before)("drops.icmp_unrelated");
-            assert_eq!(unrelated, 0, "{family:?}, offload {offload}\n{}", weir.words());
+            assert_eq!(unrelated, 0, "{about}\n{}", weir.words());
             // The pod has learned it from the router, and from nobody else.
-            let route = lab.command("web", "ip", &["route", "get", &far(family).to_string()]);
-            assert!(text(&route).contains(&format!("mtu {NARROW}")), "{}", text(&route));
+            let route = lab.command("web", "ip", &["route", "get", &there]);
+            assert!(text(&route).contains(&format!("mtu {NARROW}")), "{about}: {}", text(&route));
         }
         assert_eq!(count(&weir.status(), "drops.flow_cut"), 0);
     }

@@ -39,7 +39,7 @@ impl<'a> Weir<'a> {
         options: &[&str],
     ) -> Self {
         let mut dataplane = lab.enter("node", &binary("weir-dataplane"));
-        dataplane.args(options);
+        dataplane.args(options).args(io_asked_for(options));
         let dataplane = Self::spawn(lab, "weir-dataplane", dataplane);
         let control = Self::spawn_control(lab, &folder);
         let mut weir = Self { lab, folder, dataplane, control };
@@ -60,7 +60,7 @@ impl<'a> Weir<'a> {
     /// Starts another dataplane, alone, and waits until it serves.
     pub fn start_dataplane(&mut self, options: &[&str]) {
         let mut dataplane = self.lab.enter("node", &binary("weir-dataplane"));
-        dataplane.args(options);
+        dataplane.args(options).args(io_asked_for(options));
         self.dataplane = Self::spawn(self.lab, "weir-dataplane", dataplane);
         let start = Instant::now();
         while !self.dataplane_log().contains("ready for policy tables") {
@@ -248,6 +248,14 @@ fn end(child: &mut Child) {
     eprintln!("a daemon did not end on SIGTERM within 2 s");
     let _ = child.kill();
     let _ = child.wait();
+}
+
+/// With `WEIR_E2E_IO=tap` tests that do not ask for a kind of weir0 run over a TAP device.
+fn io_asked_for(options: &[&str]) -> Vec<String> {
+    match std::env::var("WEIR_E2E_IO") {
+        Ok(io) if !options.contains(&"--io") => vec!["--io".to_owned(), io],
+        _ => Vec::new(),
+    }
 }
 
 /// Writes a manifest aside and renames it into place.
