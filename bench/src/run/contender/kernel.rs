@@ -49,7 +49,7 @@ impl Switch for Nft {
     fn on(&mut self, lab: &Lab, scenario: Scenario) -> Result<()> {
         installed("nft", "nftables")?;
         self.room = ConntrackRoom::make(scenario.table_flows())?;
-        let sources = sources(lab, scenario.rules);
+        let sources = sources(lab.client.ip, scenario.rules);
         let mut text = String::from("table inet weir_bench {\n");
         let accept = if self.linear {
             let (client, decoys) = sources.split_last().context("no rules")?;
@@ -109,7 +109,7 @@ impl Switch for Iptables {
         installed("ipset", "ipset")?;
         self.room = ConntrackRoom::make(scenario.table_flows())?;
         let mut set = format!("create weir_bench hash:ip maxelem {}\n", scenario.rules.max(64));
-        for source in sources(lab, scenario.rules) {
+        for source in sources(lab.client.ip, scenario.rules) {
             writeln!(set, "add weir_bench {source}")?;
         }
         lab.node_with_input("ipset", &["restore"], &set)?;

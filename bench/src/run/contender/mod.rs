@@ -27,6 +27,7 @@ mod weir;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -209,9 +210,9 @@ impl Evidence {
 }
 
 /// The sources that the rules name, the client's address last.
-fn sources(lab: &Lab, rules: u32) -> Vec<String> {
+fn sources(client: Ipv4Addr, rules: u32) -> Vec<String> {
     let decoys = (1..rules).map(|n| format!("10.250.{}.{}", n / 250, n % 250 + 1));
-    decoys.chain([lab.client.ip.to_string()]).collect()
+    decoys.chain([client.to_string()]).collect()
 }
 
 /// Where a program is, as a shell would find it.

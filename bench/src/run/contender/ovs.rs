@@ -54,7 +54,7 @@ impl Ovs {
         writeln!(text, "table=1,priority=9,ip,ct_state=+trk+est,in_port=1 actions={there}")?;
         writeln!(text, "table=1,priority=9,ip,ct_state=+trk+est,in_port=2 actions={back}")?;
         writeln!(text, "table=1,priority=8,ip,ct_state=+trk+rel,in_port=2 actions={back}")?;
-        for source in sources(lab, rules) {
+        for source in sources(lab.client.ip, rules) {
             writeln!(
                 text,
                 "table=1,priority=5,ip,ct_state=+trk+new,in_port=1,nw_src={source} \

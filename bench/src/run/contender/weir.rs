@@ -1,5 +1,6 @@
 //! Weir: both daemons, as many policies on the server as the scenario has rules. Each
-//! lets in the pods of one label; the last one names the client.
+//! lets in one source by its address, the same addresses that the filters' rules name, the
+//! client's in the last one: every policy is a peer of its own in the compiled tables.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{Counters, Switch};
+use super::{Counters, Switch, sources};
 use crate::run::lab::{Daemon, Lab, Where, output};
 use crate::run::scenario::Scenario;
 
@@ -115,12 +116,12 @@ fn manifests(lab: &Lab, rules: u32) -> Result<PathBuf> {
     if folder.exists() {
         return Ok(folder);
     }
-    let policies: Vec<Value> = (1..=rules).map(policy).collect();
+    let policies: Vec<Value> =
+        sources(lab.client.ip, rules).iter().enumerate().map(|(at, it)| policy(at, it)).collect();
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
         "name": "default", "labels": {"kubernetes.io/metadata.name": "default"}}});
     let list = json!({"apiVersion": "v1", "kind": "List", "items": policies});
-    let number = format!("number={rules}");
-    let client = ["role=client".to_owned(), number];
+    let client = ["role=client".to_owned()];
     let server = ["role=server".to_owned()];
     // Complete before it is seen: the folder is renamed when all files are there.
     let draft = lab.dir.join("manifests.draft");
@@ -136,10 +137,37 @@ fn manifests(lab: &Lab, rules: u32) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The policy that lets in the pods with one number.
-fn policy(number: u32) -> Value {
+/// The policy that lets in one source.
+fn policy(at: usize, source: &str) -> Value {
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"namespace": "default", "name": format!("clients-{number}")},
+        "metadata": {"namespace": "default", "name": format!("source-{at}")},
         "spec": {"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Ingress"],
-            "ingress": [{"from": [{"podSelector": {"matchLabels": {"number": number.to_string()}}}]}]}})
+            "ingress": [{"from": [{"ipBlock": {"cidr": format!("{source}/32")}}]}]}})
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn the_policies_name_the_sources_that_the_rivals_rules_name() {
+        let client = Ipv4Addr::new(10, 244, 0, 2);
+        let sources = sources(client, 1000);
+        let policies: Vec<Value> =
+            sources.iter().enumerate().map(|(at, it)| policy(at, it)).collect();
+        let cidr = |policy: &Value| {
+            let peer = &policy["spec"]["ingress"][0]["from"][0]["ipBlock"]["cidr"];
+            peer.as_str().map(str::to_owned)
+        };
+        let named: BTreeSet<_> = policies.iter().filter_map(cidr).collect();
+        let wanted: BTreeSet<_> = sources.iter().map(|it| format!("{it}/32")).collect();
+        assert_eq!((named.len(), &named), (1000, &wanted));
+        assert!(named.contains("10.244.0.2/32"));
+        let names: BTreeSet<_> =
+            policies.iter().map(|it| it["metadata"]["name"].to_string()).collect();
+        assert_eq!(names.len(), 1000);
+    }
 }
