@@ -60,36 +60,67 @@ pub struct Found {
 }
 
 /// What is known about one goal.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Goal {
     loss: f64,
-    passed: f64,
+    /// What was asked for and what was sent, of every trial that passed.
+    passes: Vec<(f64, f64)>,
     failed: f64,
+    /// What passed flat out: there is no faster.
+    fastest: f64,
 }
 
 impl Goal {
     fn new(loss: f64) -> Self {
-        Self { loss, passed: 0.0, failed: f64::INFINITY }
+        Self { loss, passes: Vec::new(), failed: f64::INFINITY, fastest: f64::INFINITY }
     }
 
     /// `rate` is what was asked for, or what was sent when nothing was asked for.
     fn learn(&mut self, rate: f64, trial: Trial) {
         let passes = trial.loss <= self.loss && trial.sent_pps >= SENT * rate;
         if passes {
-            self.passed = self.passed.max(trial.sent_pps);
+            self.passes.push((rate, trial.sent_pps));
         } else {
             self.failed = self.failed.min(rate);
         }
-        // A lucky trial above a failed one proves nothing: the path is not reliable there.
-        self.passed = self.passed.min(self.failed);
+    }
+
+    /// The highest rate that passed below every one that failed, or 0. A lucky trial above
+    /// a failed one proves nothing: the path is not reliable there.
+    fn passed(&self) -> f64 {
+        let proven = self.passes.iter().filter(|(rate, _)| *rate < self.failed);
+        proven.map(|(_, sent)| *sent).fold(0.0, f64::max)
+    }
+
+    /// From here on upwards nothing is to be found.
+    fn end(&self) -> f64 {
+        self.failed.min(self.fastest)
     }
 
     fn gap(&self) -> f64 {
-        self.failed / self.passed
+        self.end() / self.passed()
     }
 
     fn found(&self) -> Option<f64> {
-        (self.passed > 0.0).then_some(self.passed)
+        Some(self.passed()).filter(|passed| *passed > 0.0)
+    }
+}
+
+/// Searches, or, where an earlier round has found both rates, confirms them. A round that
+/// lacks one searches again: what was not found once may be there.
+///
+/// # Errors
+/// Those of [`search`] and [`confirm`], which have at most so many trials.
+pub fn round(
+    known: Option<Found>,
+    (search_most, confirm_most): (u32, u32),
+    trial: impl FnMut(Rate) -> Result<Trial>,
+) -> Result<Found> {
+    match known {
+        Some(known) if known.ndr_pps.is_some() && known.pdr_pps.is_some() => {
+            confirm(known, confirm_most, trial)
+        }
+        _ => search(search_most, trial),
     }
 }
 
@@ -105,8 +136,8 @@ pub fn search(most: u32, mut trial: impl FnMut(Rate) -> Result<Trial>) -> Result
     }
     for goal in &mut goals {
         goal.learn(flat_out.sent_pps, flat_out);
-        if goal.found().is_some() {
-            goal.failed = goal.passed; // there is no faster
+        if let Some(passed) = goal.found() {
+            goal.fastest = passed;
         }
     }
     let mut trials = 1;
@@ -118,12 +149,12 @@ pub fn search(most: u32, mut trial: impl FnMut(Rate) -> Result<Trial>) -> Result
         if goal.gap() <= PRECISION {
             break;
         }
-        let rate = if goal.passed > 0.0 {
-            (goal.passed * goal.failed).sqrt()
-        } else if guess < goal.failed {
+        let rate = if goal.passed() > 0.0 {
+            (goal.passed() * goal.end()).sqrt()
+        } else if guess < goal.end() {
             guess
         } else {
-            goal.failed * 0.7
+            goal.end() * 0.7
         };
         guess = rate * 0.7;
         let outcome = trial(Rate::Pps(rate))?;
@@ -164,11 +195,11 @@ pub fn confirm(
         let Some(mut rate) = goals[at].1 else { continue };
         for _ in 0..most {
             let (goal, _) = &goals[at];
-            if rate <= goal.passed {
-                rate = goal.passed * STEP; // the other goal's trials have shown it
+            if rate <= goal.passed() {
+                rate = goal.passed() * STEP; // the other goal's trials have shown it
             }
             if rate >= goal.failed {
-                if goal.passed > 0.0 {
+                if goal.passed() > 0.0 {
                     break;
                 }
                 rate = goal.failed / STEP;
@@ -179,7 +210,7 @@ pub fn confirm(
                 goal.learn(rate, outcome);
             }
             let (goal, _) = &goals[at];
-            rate = if goal.passed > 0.0 { rate * STEP } else { rate / STEP };
+            rate = if goal.passed() > 0.0 { rate * STEP } else { rate / STEP };
         }
     }
     let [(ndr, _), (pdr, _)] = goals;
@@ -189,7 +220,88 @@ pub fn confirm(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// One trial as a goal sees it: rate, rate sent, loss.
+    type Seen = (f64, f64, f64);
+
+    /// Every rate that is reported was seen to pass, and nothing at or below it failed.
+    fn is_proven(found: Option<f64>, goal: f64, seen: &[Seen]) -> bool {
+        let passes = |(rate, sent, loss): &Seen| *loss <= goal && *sent >= SENT * rate;
+        let first_failed = seen
+            .iter()
+            .filter(|trial| !passes(trial))
+            .map(|(rate, ..)| *rate)
+            .fold(f64::INFINITY, f64::min);
+        let proven: Vec<f64> = seen
+            .iter()
+            .filter(|trial| passes(trial) && trial.0 < first_failed)
+            .map(|(_, sent, _)| *sent)
+            .collect();
+        match found {
+            Some(found) => proven.contains(&found) && proven.iter().all(|sent| *sent <= found),
+            None => proven.is_empty(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_found_passed_and_nothing_below_it_failed(
+            capacity in 1e4..3e6_f64,
+            noise in proptest::collection::vec((0_u32..4, 0.9..1.0_f64), 32),
+            confirms in any::<bool>(),
+        ) {
+            let mut seen: Vec<Seen> = Vec::new();
+            let mut noise = noise.into_iter().cycle();
+            let trial = |rate| {
+                let (luck, speed) = noise.next().unwrap();
+                let sent_pps = match rate {
+                    Rate::FlatOut => 2e6,
+                    Rate::Pps(pps) => f64::min(pps, 2e6) * speed.max(0.97),
+                };
+                let over = (1.0 - capacity / sent_pps).max(0.0);
+                // Lucky above the capacity, unlucky below it.
+                let loss = match luck { 0 => 0.0, 1 => over + 0.0005, 2 => over + 0.01, _ => over };
+                let asked = match rate { Rate::FlatOut => sent_pps, Rate::Pps(pps) => pps };
+                seen.push((asked, sent_pps, loss));
+                Ok(Trial { sent_pps, loss: loss.min(0.999) })
+            };
+            let found = if confirms {
+                let rate = Some(capacity);
+                let known = Found { ndr_pps: rate, pdr_pps: rate, trials: 8, flat_out: false };
+                confirm(known, 6, trial)
+            } else {
+                search(16, trial)
+            }.unwrap();
+            prop_assert!(is_proven(found.ndr_pps, 0.0, &seen), "{found:?} {seen:?}");
+            prop_assert!(is_proven(found.pdr_pps, PDR_LOSS, &seen), "{found:?} {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_below_a_pass_leaves_the_passes_below_it() {
+        let mut goal = Goal::new(0.0);
+        let trial = |sent_pps, loss| Trial { sent_pps, loss };
+        for rate in [100.0, 150.0, 300.0] {
+            goal.learn(rate, trial(rate, 0.0));
+        }
+        goal.learn(200.0, trial(200.0, 0.1));
+        assert_eq!(goal.found(), Some(150.0), "neither 300, which was luck, nor 200, which failed");
+        goal.learn(90.0, trial(90.0, 0.1));
+        assert_eq!(goal.found(), None);
+    }
+
+    #[test]
+    fn a_rate_that_was_not_found_is_searched_again() {
+        let rate = Some(4e5);
+        let known = Found { ndr_pps: None, pdr_pps: rate, trials: 8, flat_out: false };
+        let found = round(Some(known), (8, 2), path(500_000.0, 0.0)).unwrap();
+        assert!(found.ndr_pps.is_some_and(|ndr| ndr > 450_000.0), "{found:?}");
+        let known = Found { ndr_pps: rate, ..known };
+        assert!(round(Some(known), (8, 2), path(5e5, 0.0)).unwrap().trials <= 4, "confirmed");
+    }
 
     /// A path that carries `capacity` packets a second and loses the rest; below it,
     /// `dust` packets of a thousand. The generator reaches 2 million.
