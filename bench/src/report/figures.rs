@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use super::inprocess::InProcess;
+use super::sample::Requested;
 use super::values::{Rounds, Values, pair};
 use crate::run::contender::Contender::{self, NftLinear, NftSets, Plain, Weir, WeirOff, WeirTap};
+use crate::run::loads::Kind;
 use crate::run::scenario::{Flows, Load, Scenario, Size};
 use crate::stats::Summary;
 
@@ -52,6 +54,8 @@ pub struct Figure {
     pub found: Option<Summary>,
     /// Absent if it was not measured.
     pub reached: Option<bool>,
+    /// Whether the run was asked for it.
+    pub requested: bool,
     /// Whether the bound lies within the confidence interval, so that another run may
     /// well come to another answer.
     pub uncertain: bool,
@@ -64,9 +68,20 @@ impl Figure {
             load: load.to_owned(),
             wanted: format!("{}{unit}", bound.words()),
             found,
+            requested: false,
             reached: found.map(|found| bound.holds(found.median)),
             uncertain: found.is_some_and(|found| found.count > 1 && found.holds(bound.value())),
         }
+    }
+
+    /// The same, of a run that was asked for it or not.
+    fn requested(self, requested: bool) -> Self {
+        Self { requested, ..self }
+    }
+
+    /// Not missed, and not missing.
+    pub fn is_as_wanted(&self) -> bool {
+        self.reached.unwrap_or(!self.requested)
     }
 }
 
@@ -149,16 +164,21 @@ const WANTED: &[Wanted] = &[
 ];
 
 /// All figures; those that were not measured say so.
-pub fn all(values: &Values, inprocess: &[InProcess]) -> Vec<Figure> {
-    let scenarios = values.scenarios();
+pub fn all(values: &Values, inprocess: &[InProcess], plan: &Requested) -> Vec<Figure> {
+    let mut scenarios = values.scenarios();
+    scenarios.extend(&plan.scenarios);
     let mut figures = Vec::new();
     for wanted in WANTED {
         let Wanted { title, measure, of, bound, applies, example } = wanted;
         let before = figures.len();
         for scenario in scenarios.iter().filter(|scenario| applies(**scenario)) {
             let found = Summary::of(values.ratio(*scenario, measure, *of).into_values());
-            if found.is_some() {
-                figures.push(Figure::new(title, &scenario.to_string(), *bound, " ×", found));
+            let requested = Kind::of_measure(measure).is_some_and(|kind| {
+                plan.has(*scenario, kind, of.0) && plan.has(*scenario, kind, of.1)
+            });
+            if found.is_some() || requested {
+                let figure = Figure::new(title, &scenario.to_string(), *bound, " ×", found);
+                figures.push(figure.requested(requested));
             }
         }
         if figures.len() == before {
@@ -166,8 +186,8 @@ pub fn all(values: &Values, inprocess: &[InProcess]) -> Vec<Figure> {
         }
     }
     let at = figures.iter().position(|figure| figure.title.starts_with("bulk")).unwrap_or(0);
-    figures.insert(at, flatness(values));
-    figures.extend(large_table(values));
+    figures.insert(at, flatness(values, plan));
+    figures.extend(large_table(values, plan));
     figures.extend(in_process(inprocess));
     figures
 }
@@ -186,33 +206,44 @@ fn is_established_64(scenario: Scenario) -> bool {
 
 /// New flows under the most policies against new flows under one, both as ratios to
 /// plain of the same turn, so that the machine's mood cancels out.
-fn flatness(values: &Values) -> Figure {
-    let new: Vec<Scenario> = values
-        .scenarios()
-        .into_iter()
-        .filter(|scenario| is_new(*scenario) && !values.get(*scenario, "cpu", Weir).is_empty())
-        .collect();
+fn flatness(values: &Values, plan: &Requested) -> Figure {
+    let requested = |scenario: Scenario| has_cpu(plan, scenario);
+    let mut new = values.scenarios();
+    new.extend(&plan.scenarios);
+    new.retain(|scenario| {
+        let measured = !values.get(*scenario, "cpu", Weir).is_empty();
+        is_new(*scenario) && (measured || requested(*scenario))
+    });
     let few = new.iter().find(|scenario| scenario.rules == 1);
     let many = new.iter().filter(|scenario| scenario.rules >= 10_000).max();
-    let (load, found) = match (few, many) {
+    let (load, found, requested) = match (few, many) {
         (Some(few), Some(many)) => {
             let by_plain = |scenario: &Scenario| values.ratio(*scenario, "cpu", (Weir, Plain));
             let ratios: Rounds = pair(&by_plain(many), &by_plain(few), |many, few| many / few);
-            (format!("{many} by {few}"), Summary::of(ratios.into_values()))
+            let requested = requested(*few) && requested(*many);
+            (format!("{many} by {few}"), Summary::of(ratios.into_values()), requested)
         }
-        _ => ("64b-10kr-new by 64b-1r-new".to_owned(), None),
+        _ => ("64b-10kr-new by 64b-1r-new".to_owned(), None, false),
     };
     let title = "new flows are flat from 1 to 10,000 policies: CPU";
-    Figure::new(title, &load, Bound::AtMost(1.1), " ×", found)
+    Figure::new(title, &load, Bound::AtMost(1.1), " ×", found).requested(requested)
+}
+
+/// Whether the run was asked for Weir's and plain's processor time.
+fn has_cpu(plan: &Requested, scenario: Scenario) -> bool {
+    [Weir, Plain].into_iter().all(|who| plan.has(scenario, Kind::Cpu, who))
 }
 
 /// What a million flows cost more than a thousand or ten thousand, less what they cost
 /// plain routing more: a table that no cache holds.
-fn large_table(values: &Values) -> Option<Figure> {
+fn large_table(values: &Values, plan: &Requested) -> Option<Figure> {
+    let mut scenarios = values.scenarios();
+    scenarios.extend(&plan.scenarios);
     let with = |wanted: &dyn Fn(u32) -> bool| {
-        values.scenarios().into_iter().find(|scenario| match scenario.load {
+        scenarios.iter().copied().find(|scenario| match scenario.load {
             Load::Packets { size: Size::Bytes(64), flows: Flows::Established(flows) } => {
-                wanted(flows) && !values.get(*scenario, "cpu", Weir).is_empty()
+                let measured = !values.get(*scenario, "cpu", Weir).is_empty();
+                wanted(flows) && (measured || has_cpu(plan, *scenario))
             }
             _ => false,
         })
@@ -225,7 +256,9 @@ fn large_table(values: &Values) -> Option<Figure> {
     let own = pair(&extra(Weir), &extra(Plain), |weir, plain| weir - plain);
     let found = Summary::of(own.into_values());
     let title = "a million flows: CPU beyond ten thousand, less plain's own, ns/packet";
-    Some(Figure::new(title, &format!("{large} less {small}"), Bound::AtMost(300.0), "", found))
+    let load = format!("{large} less {small}");
+    let figure = Figure::new(title, &load, Bound::AtMost(300.0), "", found);
+    Some(figure.requested(has_cpu(plan, large) && has_cpu(plan, small)))
 }
 
 /// What criterion wrote down, if it ran.
@@ -259,7 +292,7 @@ mod tests {
                 proven(*round, scenario, measure, *who, *value)
             })
             .collect();
-        all(&Values::of(&samples).0, &[])
+        all(&Values::of(&samples).0, &[], &Requested::default())
     }
 
     fn find<'a>(figures: &'a [Figure], title: &str) -> &'a Figure {
@@ -271,6 +304,30 @@ mod tests {
         let figures = figures(&[]);
         assert!(figures.len() >= 12, "{}", figures.len());
         assert!(figures.iter().all(|figure| figure.reached.is_none() && figure.found.is_none()));
+    }
+
+    #[test]
+    fn every_figure_of_a_requested_scenario_is_listed_and_missing() {
+        let plan = Requested {
+            scenarios: ["64b-1r-new", "64b-10kr-new", "64b-1r-10kf", "64b-1r-1mf", "apps-1r"]
+                .map(|name| name.parse().unwrap())
+                .to_vec(),
+            contenders: Contender::ALL.to_vec(),
+            only: Vec::new(),
+            rounds: 1,
+        };
+        let missing = |plan: &Requested| {
+            let figures = all(&Values::default(), &[], plan);
+            figures.into_iter().filter(|figure| !figure.is_as_wanted()).collect::<Vec<_>>()
+        };
+        let figures = missing(&plan);
+        for title in ["flat", "a million flows", "1 stream", "steering hit", "weir-tap / plain"] {
+            assert!(figures.iter().any(|it| it.title.contains(title)), "{title}: {figures:?}");
+        }
+        let only = Requested { only: vec![Kind::Connect], ..plan.clone() };
+        assert_eq!(missing(&only).len(), 1, "connections alone");
+        let alone = Requested { contenders: vec![Weir], ..plan };
+        assert!(missing(&alone).is_empty(), "no ratio of one");
     }
 
     #[test]

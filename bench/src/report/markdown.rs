@@ -66,6 +66,7 @@ impl Report {
             let reached = match figure.reached {
                 Some(true) => "yes",
                 Some(false) => "**no**",
+                None if figure.requested => "**missing**",
                 None => NOTHING,
             };
             let doubt = if figure.uncertain { ", within the interval" } else { "" };
@@ -147,8 +148,13 @@ impl Report {
         if !self.unable.is_empty() {
             writeln!(out, "\n## Could not run here\n")?;
             for unable in &self.unable {
-                writeln!(out, "- {}: {}", unable.contender.name(), unable.reason)?;
+                let (who, scenario) = (unable.contender.name(), unable.scenario);
+                writeln!(out, "- {who}: {} ({scenario})", unable.reason)?;
             }
+        }
+        if !self.notes.is_empty() {
+            writeln!(out, "\n## Notes\n")?;
+            self.notes.iter().try_for_each(|note| writeln!(out, "- {note}"))?;
         }
         if !self.refused.is_empty() {
             writeln!(out, "\n## Refused or failed\n")?;

@@ -20,7 +20,7 @@ pub mod proof;
 pub mod sample;
 pub mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::BufRead;
 use std::path::Path;
@@ -33,7 +33,7 @@ use crate::run::scenario::Scenario;
 use crate::stats::Summary;
 use figures::Figure;
 use inprocess::InProcess;
-use sample::{Environment, Failure, Line, Unable};
+use sample::{Environment, Failure, Line, Requested, Sample, Unable};
 use values::Values;
 
 /// A whole report.
@@ -49,6 +49,10 @@ pub struct Report {
     pub refused: Vec<Failure>,
     /// Contenders that cannot run on the machine.
     pub unable: Vec<Unable>,
+    /// What the run was asked for.
+    pub plan: Requested,
+    /// What is to be known about single values.
+    pub notes: Vec<String>,
     /// What is wanted.
     pub figures: Vec<Figure>,
     /// Criterion's results.
@@ -63,12 +67,14 @@ impl Report {
     pub fn read(input: impl BufRead, inprocess: Vec<InProcess>) -> Result<Self> {
         let mut environment = Environment::new();
         let (mut samples, mut failures, mut unable) = (Vec::new(), Vec::new(), Vec::new());
+        let mut plan = None;
         for (number, line) in input.lines().enumerate() {
             let line = line?;
             let line = serde_json::from_str(&line)
                 .with_context(|| format!("line {} is no sample: {line}", number + 1))?;
             match line {
                 Line::Environment(values) => environment = values,
+                Line::Plan(requested) => plan = Some(requested),
                 Line::Sample(sample) => samples.push(*sample),
                 Line::Failure(failure) => failures.push(failure),
                 Line::Unable(contender) => unable.push(contender),
@@ -76,14 +82,29 @@ impl Report {
         }
         let (values, unproven) = Values::of(&samples);
         let count = samples.len() - unproven.len();
-        let figures = figures::all(&values, &inprocess);
+        let plan = plan.context("the samples do not say what the run was asked for")?;
+        let figures = figures::all(&values, &inprocess, &plan);
         let refused = [failures, unproven].concat();
-        Ok(Self { environment, values, samples: count, refused, unable, figures, inprocess })
+        let notes = notes(&samples);
+        Ok(Self {
+            environment,
+            plan,
+            values,
+            samples: count,
+            refused,
+            unable,
+            figures,
+            notes,
+            inprocess,
+        })
     }
 
-    /// Whether everything that was measured is as wanted, and nothing was refused.
+    /// Whether everything that was asked for was measured and is as wanted, and nothing was
+    /// refused.
     pub fn is_as_wanted(&self) -> bool {
-        self.refused.is_empty() && self.figures.iter().all(|figure| figure.reached != Some(false))
+        self.refused.is_empty()
+            && !self.unable.iter().any(|unable| unable.contender.is_essential())
+            && self.figures.iter().all(Figure::is_as_wanted)
     }
 
     /// Medians and ratios with their intervals, for programs.
@@ -146,14 +167,105 @@ impl Report {
     }
 }
 
+/// Where latencies are not at parts of the rate without loss, and where the sink, not the path,
+/// bounds a rate.
+fn notes(samples: &[Sample]) -> Vec<String> {
+    let mut notes = BTreeSet::new();
+    for sample in samples {
+        let (scenario, who) = (sample.scenario, sample.contender.name());
+        if sample.detail["latency_base"] == "pdr" {
+            let round = sample.round;
+            notes.insert(format!(
+                "{scenario}, {who}, round {round}: latency at parts of the PDR, as no rate was \
+                 without loss"
+            ));
+        }
+        let trials = sample.detail["trials"].as_array().into_iter().flatten();
+        let dropped =
+            trials.filter(|trial| trial["sink_dropped"].as_f64().is_some_and(|n| n > 0.0)).count();
+        if dropped > 0 {
+            let round = sample.round;
+            notes.insert(format!(
+                "{scenario}, {who}, round {round}: the sink had no room in {dropped} trials; they \
+                 were repeated, or count as failed"
+            ));
+        }
+    }
+    notes.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::values::tests::proven;
     use super::*;
+    use crate::run::loads::Kind;
+
+    fn plan() -> Requested {
+        Requested {
+            scenarios: vec!["apps-1000r".parse().unwrap()],
+            contenders: vec![Contender::Plain, Contender::Weir],
+            only: vec![Kind::Tcp],
+            rounds: 2,
+        }
+    }
+
+    fn read(lines: &[Line]) -> Report {
+        let lines = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
+        Report::read(lines.collect::<String>().as_bytes(), Vec::new()).unwrap()
+    }
+
+    /// Both TCP figures, reached.
+    fn good() -> Vec<Line> {
+        let mut lines = vec![Line::Plan(plan())];
+        for measure in ["tcp-1", "tcp-8"] {
+            for who in [Contender::Plain, Contender::Weir] {
+                let sample = proven(1, "apps-1000r", measure, who, 20.0);
+                lines.push(Line::Sample(Box::new(sample)));
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn a_figure_that_was_asked_for_and_has_no_value_is_not_as_wanted() {
+        let mut lines = good();
+        assert!(read(&lines).is_as_wanted());
+        lines.pop();
+        let report = read(&lines);
+        assert!(report.refused.is_empty() && !report.is_as_wanted());
+        assert!(report.markdown(&[]).contains("**missing**"));
+        assert!(Report::read("".as_bytes(), Vec::new()).is_err(), "asked for nothing?");
+    }
+
+    #[test]
+    fn a_report_without_weir_or_its_rivals_is_not_as_wanted() {
+        for (contender, essential) in
+            [(Contender::Ovs, false), (Contender::NftSets, true), (Contender::WeirTap, true)]
+        {
+            let mut lines = good();
+            lines.push(Line::Unable(Unable {
+                scenario: "apps-1000r".parse().unwrap(),
+                contender,
+                reason: "not installed".to_owned(),
+            }));
+            assert_eq!(read(&lines).is_as_wanted(), !essential, "{contender:?}");
+        }
+    }
+
+    #[test]
+    fn what_bounds_a_value_is_noted() {
+        let mut lines = good();
+        let mut sample = proven(3, "64b-1r-1f", "pdr", Contender::Weir, 1.0);
+        sample.detail = json!({"latency_base": "pdr", "trials": [{"sink_dropped": 5}]});
+        lines.push(Line::Sample(Box::new(sample)));
+        let notes = read(&lines).notes;
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        assert!(notes.iter().all(|note| note.starts_with("64b-1r-1f, weir, round 3: ")));
+    }
 
     fn lines() -> String {
         let environment = vec![("kernel".to_owned(), "6.18".to_owned())];
-        let mut lines = vec![Line::Environment(environment)];
+        let mut lines = vec![Line::Environment(environment), Line::Plan(plan())];
         for round in 1..=2 {
             for (who, value) in [(Contender::Plain, 20.5), (Contender::Weir, 18.45)] {
                 let sample = proven(round, "apps-1000r", "tcp-1", who, value);

@@ -351,6 +351,8 @@ mod tests {
             }
         }
         let report = Report {
+            plan: Default::default(),
+            notes: Vec::new(),
             environment: Vec::new(),
             values: Values::of(&samples).0,
             samples: samples.len(),

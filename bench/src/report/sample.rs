@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::run::contender::{Contender, Evidence};
+use crate::run::loads::Kind;
 use crate::run::scenario::Scenario;
 
 /// One value, and what proves that the contender was at work.
@@ -37,12 +38,38 @@ pub struct Sample {
 /// Where the run took place: name and value, shown in this order.
 pub type Environment = Vec<(String, String)>;
 
+/// What a run was asked for; what of it has no value is missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requested {
+    /// The scenarios.
+    pub scenarios: Vec<Scenario>,
+    /// Who was to be compared.
+    pub contenders: Vec<Contender>,
+    /// The loads; empty: all that belong to a scenario.
+    pub only: Vec<Kind>,
+    /// How often.
+    pub rounds: u32,
+}
+
+impl Requested {
+    /// Whether a value of this load was asked for.
+    pub fn has(&self, scenario: Scenario, kind: Kind, contender: Contender) -> bool {
+        self.scenarios.contains(&scenario)
+            && self.contenders.contains(&contender)
+            && (self.only.is_empty() || self.only.contains(&kind))
+            && Kind::of(scenario).contains(&kind)
+            && contender.takes_part(scenario)
+    }
+}
+
 /// A line of the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Line {
     /// At the head of the file.
     Environment(Environment),
+    /// Behind it.
+    Plan(Requested),
     /// A value.
     Sample(Box<Sample>),
     /// A measurement that failed; its words.

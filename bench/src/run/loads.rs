@@ -19,6 +19,8 @@ use crate::place::processors;
 const GRACE: Duration = Duration::from_secs(90);
 /// A segment that the kernel moves as one holds at most 64 KiB.
 const SEGMENT: f64 = 65_536.0;
+/// How often a trial is made in which the sink, not the path, lost frames.
+const SINK_ATTEMPTS: u32 = 3;
 /// The parts of the rate without loss at which latency is measured, in percent.
 pub const LATENCY_AT: [u32; 3] = [10, 50, 90];
 
@@ -50,6 +52,18 @@ impl Kind {
         }
     }
 
+    /// The load that gives a measure.
+    pub fn of_measure(id: &str) -> Option<Self> {
+        Some(match id.split('-').next()? {
+            "cpu" if id == "cpu" => Self::Cpu,
+            "cpu" | "ndr" | "pdr" | "latency" => Self::Rate,
+            "tcp" => Self::Tcp,
+            "rr" => Self::Rr,
+            "connect" => Self::Connect,
+            _ => return None,
+        })
+    }
+
     /// As the command line names it.
     pub fn name(self) -> &'static str {
         match self {
@@ -73,6 +87,8 @@ pub struct Outcome {
     pub flows: f64,
     /// For those who look for the reason of a value.
     pub detail: Value,
+    /// Measures that belong to the load and have no value, with the reason.
+    pub missing: Vec<(String, String)>,
 }
 
 /// Where and what to load.
@@ -88,6 +104,8 @@ pub struct Loads<'a> {
     pub scenario: Scenario,
     /// Processes whose time counts.
     pub charged: Vec<u32>,
+    /// How the generator reaches the devices, found out once for the whole run.
+    pub io: &'a str,
 }
 
 impl Loads<'_> {
@@ -131,6 +149,7 @@ impl Loads<'_> {
             values: [("cpu".to_owned(), number(&report, "ns_per_packet")?)].into(),
             packets: if is_new { 0.0 } else { delivered },
             flows: new,
+            missing: Vec::new(),
             detail: json!({"own_ns": share("own_ns"), "ksoftirqd_ns": share("ksoftirqd_ns"),
                 "charged_ns": share("charged_ns"), "delivered": delivered}),
         })
@@ -141,47 +160,65 @@ impl Loads<'_> {
         let mut packets = 0.0;
         let mut trials = Vec::new();
         let mut trial = |rate: Rate| {
-            let report = self.pktgen(rate, effort.trial, effort.warm_up)?;
-            let (sent, lost) = (number(&report, "sent")?, number(&report, "lost")?);
-            packets += number(&report, "received")?;
-            let sent_pps = number(&report, "sent_pps")?;
-            trials.push(json!({"offered_pps": report["offered_pps"], "sent_pps": sent_pps.round(),
-                "sent": sent, "lost": lost, "sink_dropped": report["sink_dropped"]}));
-            Ok(Trial { sent_pps, loss: if sent > 0.0 { lost / sent } else { 1.0 } })
-        };
-        let found = match known {
-            Some(known) if known.ndr_pps.or(known.pdr_pps).is_some() => {
-                search::confirm(*known, effort.confirm, &mut trial)?
+            let mut attempt = 1;
+            loop {
+                let report = self.pktgen(rate, effort.trial, effort.warm_up)?;
+                packets += number(&report, "received")?;
+                let trial = Sent::read(&report)?;
+                trials.push(trial.detail());
+                // What the sink had no room for says nothing about the path. If that stays
+                // so, the trial counts as failed: its rate was not seen to pass.
+                if trial.sink_dropped > 0.0 && attempt < SINK_ATTEMPTS {
+                    attempt += 1;
+                    continue;
+                }
+                return Ok(Trial { sent_pps: trial.sent_pps, loss: trial.loss() });
             }
-            _ => search::search(effort.search, &mut trial)?,
         };
+        let found = search::round(*known, (effort.search, effort.confirm), &mut trial)?;
         // What fails once is searched for again in the next round, from where it was.
         *known = Some(Found {
             ndr_pps: found.ndr_pps.or(known.and_then(|known| known.ndr_pps)),
             pdr_pps: found.pdr_pps.or(known.and_then(|known| known.pdr_pps)),
             ..found
         });
-        let mut values = BTreeMap::new();
-        for (name, rate) in [("ndr", found.ndr_pps), ("pdr", found.pdr_pps)] {
-            if let Some(rate) = rate {
-                values.insert(name.to_owned(), rate / 1e3);
+        let (mut values, mut missing) = (BTreeMap::new(), Vec::new());
+        for (name, loss, rate) in [("ndr", "0", found.ndr_pps), ("pdr", "0.1 %", found.pdr_pps)] {
+            match rate {
+                Some(rate) => drop(values.insert(name.to_owned(), rate / 1e3)),
+                None => missing.push((
+                    name.to_owned(),
+                    format!("no rate at a loss of at most {loss} within {} trials", found.trials),
+                )),
             }
         }
-        let base = found.ndr_pps.or(found.pdr_pps);
-        let base = base.with_context(|| {
-            format!("no rate at a loss of at most 0.1 % within {} trials", found.trials)
-        })?;
+        let (base, rate) = match (found.ndr_pps, found.pdr_pps) {
+            (Some(rate), _) => ("ndr", rate),
+            (None, Some(rate)) => ("pdr", rate),
+            (None, None) => {
+                anyhow::bail!("no rate at a loss of at most 0.1 % within {} trials", found.trials)
+            }
+        };
+        let mut at_parts = Vec::new();
         for part in LATENCY_AT {
-            let rate = Rate::Pps(base * f64::from(part) / 100.0);
-            let report = self.pktgen(rate, effort.latency, effort.warm_up)?;
+            let offered = rate * f64::from(part) / 100.0;
+            let report = self.pktgen(Rate::Pps(offered), effort.latency, effort.warm_up)?;
             packets += number(&report, "received")?;
+            let sent = Sent::read(&report)?;
+            at_parts.push(sent.detail());
+            if let Err(why) = sent.check(offered) {
+                missing.push((format!("latency-{part}"), why));
+                continue;
+            }
             for percentile in ["p50", "p90", "p99", "p999"] {
                 let ns = number(&report["latency_ns"], percentile)?;
                 values.insert(format!("latency-{part}-{percentile}"), ns / 1e3);
             }
             values.insert(format!("cpu-at-{part}"), number(&report["cpu"], "ns_per_packet")?);
         }
-        Ok(Outcome { values, packets, flows: 0.0, detail: json!({"trials": trials}) })
+        let detail = json!({"trials": trials, "latency_base": base, "latency": at_parts,
+            "io": self.io});
+        Ok(Outcome { values, packets, flows: 0.0, detail, missing })
     }
 
     /// One trial of the generator.
@@ -200,7 +237,7 @@ impl Loads<'_> {
         let mut words = vec![format!("--size={size}"), format!("--flows={flows}")];
         words.extend([format!("--rate={rate}"), format!("--duration={seconds}")]);
         words.extend([format!("--warm-up={warm_up}"), "-o".to_owned(), "json".to_owned()]);
-        words.extend([format!("--pin={},0", processors() - 1)]);
+        words.extend([format!("--pin={},0", processors() - 1), format!("--io={}", self.io)]);
         words.extend(self.charge());
         self.own("pktgen", &words, GRACE)
     }
@@ -223,6 +260,7 @@ impl Loads<'_> {
             values: [(format!("tcp-{streams}"), rate)].into(),
             packets: number(sum, "bytes")? / SEGMENT,
             flows: f64::from(streams) + 1.0, // and one to control the test
+            missing: Vec::new(),
             detail: json!({"retransmits": report["end"]["sum_sent"]["retransmits"]}),
         })
     }
@@ -241,6 +279,7 @@ impl Loads<'_> {
             values: values.into_iter().collect::<Result<_>>()?,
             packets: number(&report, "packets")?,
             flows: 1.0,
+            missing: Vec::new(),
             detail: json!({"lost": report["lost"]}),
         })
     }
@@ -255,6 +294,7 @@ impl Loads<'_> {
             // SYN-ACK, ACK, byte, byte, reset: five at least after the first.
             packets: 5.0 * done,
             flows: done,
+            missing: Vec::new(),
             detail: Value::Null,
         })
     }
@@ -264,14 +304,83 @@ impl Loads<'_> {
         (!pids.is_empty()).then(|| format!("--charge={}", pids.join(",")))
     }
 
-    /// A load of this program's own, between the pods; its JSON.
     fn own(&self, load: &str, words: &[String], patience: Duration) -> Result<Value> {
-        let (client, server) = (&self.lab.client, &self.lab.server);
-        let mut command = self.lab.command(Where::Node, self.program);
-        command.args([load, "--client", "/run/netns/client", "--server", "/run/netns/server"]);
-        command.args(["--from", &client.ip.to_string(), "--to", &server.ip.to_string()]);
-        let text = output(command.args(words), patience)?;
-        serde_json::from_str(&text).with_context(|| format!("{load} printed no JSON: {text}"))
+        own(self.lab, self.program, load, words, patience)
+    }
+}
+
+/// A load of this program's own, between the pods; its JSON.
+fn own(
+    lab: &Lab,
+    program: &Path,
+    load: &str,
+    words: &[String],
+    patience: Duration,
+) -> Result<Value> {
+    let (client, server) = (&lab.client, &lab.server);
+    let mut command = lab.command(Where::Node, program);
+    command.args([load, "--client", "/run/netns/client", "--server", "/run/netns/server"]);
+    command.args(["--from", &client.ip.to_string(), "--to", &server.ip.to_string()]);
+    let text = output(command.args(words), patience)?;
+    serde_json::from_str(&text).with_context(|| format!("{load} printed no JSON: {text}"))
+}
+
+/// How the generator reaches the devices here: one way for all rates and all contenders,
+/// because figures of two ways are not comparable.
+///
+/// # Errors
+/// When nothing arrives between the pods with nobody in the way.
+pub fn probe(lab: &Lab, program: &Path) -> Result<String> {
+    let words = ["--rate=1000", "--count=100", "--io=auto", "-o", "json"].map(str::to_owned);
+    let report = own(lab, program, "pktgen", &words, GRACE).context("the generator's probe")?;
+    ensure!(number(&report, "received")? > 0.0, "the generator's probe: nothing arrived");
+    Ok(report["io"].as_str().context("pktgen does not say how it reached the device")?.to_owned())
+}
+
+/// What became of the frames of one trial.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    offered_pps: f64,
+    sent_pps: f64,
+    sent: f64,
+    lost: f64,
+    sink_dropped: f64,
+    lag_max_ns: f64,
+}
+
+impl Sent {
+    fn read(report: &Value) -> Result<Self> {
+        let of = |name| number(report, name);
+        Ok(Self {
+            offered_pps: of("offered_pps")?,
+            sent_pps: of("sent_pps")?,
+            sent: of("sent")?,
+            lost: of("lost")?,
+            sink_dropped: of("sink_dropped")?,
+            lag_max_ns: of("send_lag_max_ns")?,
+        })
+    }
+
+    fn loss(self) -> f64 {
+        if self.sent > 0.0 { self.lost / self.sent } else { 1.0 }
+    }
+
+    fn detail(self) -> Value {
+        json!({"offered_pps": self.offered_pps, "sent_pps": self.sent_pps.round(),
+            "sent": self.sent, "lost": self.lost, "sink_dropped": self.sink_dropped,
+            "send_lag_max_ns": self.lag_max_ns})
+    }
+
+    /// `Err` says why its latency is not that of the rate that was offered.
+    fn check(self, offered_pps: f64) -> Result<(), String> {
+        if self.sent_pps < search::SENT * offered_pps {
+            return Err(format!("{:.0} of {offered_pps:.0} packets/s sent", self.sent_pps));
+        }
+        if self.loss() > search::PDR_LOSS {
+            let Self { lost, sent, sink_dropped, .. } = self;
+            return Err(format!("{lost} of {sent} packets lost, {sink_dropped} by the sink"));
+        }
+        Ok(())
     }
 }
 
@@ -287,4 +396,38 @@ pub fn programs() -> Result<(PathBuf, PathBuf)> {
     let own = std::env::current_exe().context("where is this program?")?;
     let folder = own.parent().context("where is this program?")?.to_owned();
     Ok((own, folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_counts_only_at_the_rate_that_was_asked_for() {
+        let sent = Sent { sent_pps: 990.0, sent: 10_000.0, lost: 10.0, ..Sent::default() };
+        assert_eq!(sent.check(1000.0), Ok(()));
+        assert!(sent.check(1011.0).unwrap_err().contains("990 of 1011"));
+        let lossy = Sent { lost: 11.0, sink_dropped: 3.0, ..sent };
+        let why = lossy.check(1000.0).unwrap_err();
+        assert!(why.contains("11 of 10000 packets lost, 3 by the sink"), "{why}");
+        assert!(Sent { sent: 0.0, ..sent }.check(1000.0).is_err());
+    }
+
+    #[test]
+    fn every_measure_comes_from_a_load() {
+        let all = crate::report::measures::all();
+        assert!(all.iter().all(|measure| Kind::of_measure(&measure.id).is_some()));
+        assert_eq!(Kind::of_measure("cpu"), Some(Kind::Cpu));
+        assert_eq!(Kind::of_measure("cpu-at-90"), Some(Kind::Rate));
+    }
+
+    #[test]
+    fn a_trial_without_its_sinks_word_is_none() {
+        let mut report = json!({"offered_pps": 1.0, "sent_pps": 1.0, "sent": 1, "lost": 0,
+            "sink_dropped": 0, "send_lag_max_ns": 5});
+        assert!(Sent::read(&report).is_ok());
+        assert_eq!(Sent::read(&report).unwrap().detail()["send_lag_max_ns"], 5.0);
+        report.as_object_mut().unwrap().remove("sink_dropped");
+        assert!(Sent::read(&report).unwrap_err().to_string().contains("sink_dropped"));
+    }
 }

@@ -25,7 +25,7 @@ pub mod loads;
 pub mod scenario;
 pub mod search;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -33,15 +33,15 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::geteuid;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::report::sample::{Failure, Line, Sample, Unable};
+use crate::report::sample::{Failure, Line, Requested, Sample, Unable};
 use contender::{Contender, Evidence};
 use effort::Effort;
 use lab::{INTERRUPTED, Lab, Where};
 use loads::{Kind, Loads, programs};
-use scenario::{Flows, Load, Scenario};
+use scenario::Scenario;
 use search::Found;
 
 /// What to measure.
@@ -65,6 +65,17 @@ pub struct Plan {
     pub command: String,
 }
 
+impl Plan {
+    fn requested(&self) -> Requested {
+        Requested {
+            scenarios: self.scenarios.clone(),
+            contenders: self.contenders.clone(),
+            only: self.only.clone(),
+            rounds: self.effort.rounds,
+        }
+    }
+}
+
 /// Measures everything and writes the samples.
 ///
 /// # Errors
@@ -77,19 +88,24 @@ pub fn run(plan: &Plan) -> Result<()> {
         Some(bin) => bin.canonicalize().with_context(|| format!("no {}", bin.display()))?,
         None => folder,
     };
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::spawn(move || {
         for _ in signals.forever() {
             INTERRUPTED.store(true, Ordering::Relaxed);
         }
     });
-    let mut log = Log::new(&plan.samples)?;
-    log.line(&Line::Environment(environment::collect(&plan.effort, &plan.command)))?;
     let lab = Lab::up(&plan.lab)?;
+    let io = loads::probe(&lab, &program)?;
+    // Only now: a run that cannot begin leaves the samples of the one before alone.
+    let mut log = Log::new(&plan.samples)?;
+    let mut environment = environment::collect(&plan.effort, &plan.command);
+    environment.push(("generator's frames".to_owned(), format!("by {io}")));
+    log.line(&Line::Environment(environment))?;
+    log.line(&Line::Plan(plan.requested()))?;
     let mut iperf3 = lab.command(Where::Pod(&lab.server), "iperf3");
     iperf3.arg("--server");
     let _server = lab.spawn("iperf3", iperf3); // without it, the load says so
-    let mut session = Session { plan, bin, program, lab: &lab, log, unable: BTreeMap::new() };
+    let mut session = Session { plan, bin, program, lab: &lab, log, io, unable: BTreeSet::new() };
     let done = session.rounds();
     ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted; samples so far are kept");
     done
@@ -102,8 +118,11 @@ struct Session<'a> {
     program: PathBuf,
     lab: &'a Lab,
     log: Log,
-    /// Who cannot run here, and why.
-    unable: BTreeMap<Contender, String>,
+    /// The generator's way to the devices.
+    io: String,
+    /// Who cannot run here, under which load: what cannot hold ten thousand rules may hold
+    /// one.
+    unable: BTreeSet<(Scenario, Contender)>,
 }
 
 impl Session<'_> {
@@ -117,7 +136,8 @@ impl Session<'_> {
                 for turn in 0..count {
                     let turn = turn + usize::try_from(round - 1)?;
                     let contender = self.plan.contenders[turn % count];
-                    if self.unable.contains_key(&contender) || !takes_part(contender, scenario) {
+                    let unable = self.unable.contains(&(scenario, contender));
+                    if unable || !contender.takes_part(scenario) {
                         continue;
                     }
                     let known = known.entry((scenario, contender)).or_default();
@@ -150,9 +170,8 @@ impl Session<'_> {
         let reason = format!("{error:#}");
         eprintln!("  {}: {reason}", contender.name());
         if round == 1 {
-            self.log.line(&Line::Unable(Unable { scenario, contender, reason: reason.clone() }))?;
-            self.unable.insert(contender, reason);
-            return Ok(());
+            self.unable.insert((scenario, contender));
+            return self.log.line(&Line::Unable(Unable { scenario, contender, reason }));
         }
         for kind in self.kinds(scenario) {
             let (measure, error) = (kind.name().to_owned(), reason.clone());
@@ -183,7 +202,8 @@ impl Session<'_> {
     ) -> Result<()> {
         let (program, effort) = (self.program.as_path(), &self.plan.effort);
         let charged = switch.charged();
-        let loads = Loads { lab: self.lab, program, effort, scenario, charged };
+        let io = self.io.as_str();
+        let loads = Loads { lab: self.lab, program, effort, scenario, charged, io };
         for kind in self.kinds(scenario) {
             let evidence = || Evidence::take(self.lab, switch);
             let mut load = || {
@@ -216,6 +236,12 @@ impl Session<'_> {
                         })))?;
                     }
                     eprintln!("  {}: {}", contender.name(), said.join(", "));
+                    let missing = outcomes.into_iter().flat_map(|outcome| outcome.missing);
+                    for (measure, error) in missing {
+                        eprintln!("  {}: {measure} failed: {error}", contender.name());
+                        let failure = Failure { round, scenario, measure, contender, error };
+                        self.log.line(&Line::Failure(failure))?;
+                    }
                 }
                 Err(error) => {
                     let error = format!("{error:#}");
@@ -228,13 +254,6 @@ impl Session<'_> {
         }
         Ok(())
     }
-}
-
-/// A forwarder that decides nothing has no flows that would be new to it; by which device
-/// packets reach Weir's user space matters to new flows no more than to others.
-fn takes_part(contender: Contender, scenario: Scenario) -> bool {
-    let new = matches!(scenario.load, Load::Packets { flows: Flows::New, .. });
-    !(new && matches!(contender, Contender::Testpmd | Contender::WeirTap))
 }
 
 /// The file of samples.

@@ -26,7 +26,7 @@ const PRECISION: f64 = 1.03;
 const STEP: f64 = 1.05;
 
 /// A trial counts as sent at its rate when it reached this part of it.
-const SENT: f64 = 0.98;
+pub const SENT: f64 = 0.98;
 
 /// At which rate a trial sends.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lab::Lab;
-use super::scenario::Scenario;
+use super::scenario::{Flows, Load, Scenario};
 
 /// Who is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
@@ -94,6 +94,21 @@ impl Contender {
     /// Whether every packet passes a program in user space.
     pub fn is_user_space(self) -> bool {
         matches!(self, Self::Ovs | Self::Testpmd | Self::WeirOff | Self::WeirTap)
+    }
+
+    /// Whether a report without it is none: Weir, what its figures are ratios to.
+    pub fn is_essential(self) -> bool {
+        !matches!(self, Self::IptablesIpset | Self::Ovs | Self::Testpmd)
+    }
+
+    /// A forwarder that decides nothing has no flows that would be new to it; by which
+    /// device packets reach Weir's user space matters to new flows no more than to others.
+    pub fn takes_part(self, scenario: Scenario) -> bool {
+        let new = match scenario.load {
+            Load::Packets { flows, .. } => !matches!(flows, Flows::Established(_)),
+            Load::Apps => false,
+        };
+        !(new && matches!(self, Self::Testpmd | Self::WeirTap))
     }
 
     /// The means to switch it on and off; `bin` holds Weir's programs.
