@@ -78,6 +78,9 @@ enum Command {
         /// Every packet is the first of a flow
         #[arg(long, conflicts_with = "flows")]
         new: bool,
+        /// Every packet is the first of a flow, and the first to its port
+        #[arg(long, conflicts_with_all = ["flows", "new"])]
+        first: bool,
         /// Bytes of a frame with its checksum, 64 to 1518
         #[arg(long, default_value_t = 64, value_name = "BYTES")]
         size: usize,
@@ -127,6 +130,9 @@ enum Command {
         /// How long
         #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
         duration: Duration,
+        /// Processors of client and server [default: the last and the first]
+        #[arg(long, value_name = "CPU,CPU", value_delimiter = ',', num_args = 2)]
+        cpus: Option<Vec<usize>>,
         /// How the client closes
         #[arg(long, value_enum, default_value = "reset")]
         close: Close,
@@ -269,6 +275,7 @@ impl Cli {
                 ends,
                 flows,
                 new,
+                first,
                 size,
                 packets,
                 slices,
@@ -287,6 +294,7 @@ impl Cli {
                     to,
                     flows,
                     new,
+                    first,
                     size,
                     packets,
                     slices,
@@ -298,17 +306,14 @@ impl Cli {
             Command::Rr { ends, transactions, timeout, receive, cpus } => {
                 let Ends { client, server, from, to } = ends;
                 let spin = receive == Receive::Spin;
-                let cpus = match cpus.as_deref() {
-                    Some([client, server]) => (*client, *server),
-                    _ => (place::processors() - 1, 0),
-                };
+                let cpus = both(cpus.as_deref());
                 let plan = rr::Plan { client, server, from, to, transactions, timeout, spin, cpus };
                 print(&rr::run(&plan)?)
             }
-            Command::Connect { ends, threads, duration, close } => {
+            Command::Connect { ends, threads, duration, cpus, close } => {
                 let Ends { client, server, to, .. } = ends;
-                let orderly = close == Close::Fin;
-                let plan = connect::Plan { client, server, to, threads, duration, orderly };
+                let (orderly, cpus) = (close == Close::Fin, both(cpus.as_deref()));
+                let plan = connect::Plan { client, server, to, threads, duration, cpus, orderly };
                 print(&connect::run(&plan)?)
             }
             Command::Run(wanted) => {
@@ -317,6 +322,14 @@ impl Cli {
             }
             Command::Report { samples, report: wanted } => report(&samples, &wanted),
         }
+    }
+}
+
+/// The processors of client and server.
+fn both(cpus: Option<&[usize]>) -> (usize, usize) {
+    match cpus {
+        Some([client, server]) => (*client, *server),
+        _ => (place::processors() - 1, 0),
     }
 }
 

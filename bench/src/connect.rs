@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::net::sockopt;
 use serde::Serialize;
 
-use crate::place::Place;
+use crate::place::{self, Place};
 
 /// The server's port.
 const PORT: u16 = 8998;
@@ -41,6 +41,8 @@ pub struct Plan {
     pub threads: usize,
     /// How long.
     pub duration: Duration,
+    /// Processors of the client's threads and of the server's.
+    pub cpus: (usize, usize),
     /// Close in order (FIN) instead of by a reset.
     pub orderly: bool,
 }
@@ -72,9 +74,16 @@ pub fn run(plan: &Plan) -> Result<Report> {
     for _ in 0..plan.threads {
         let listener = listener.try_clone()?;
         let stop = Arc::clone(&stop);
+        let cpu = plan.cpus.1;
         // Ends with the process at the latest: a server that hangs in accept(2) holds
         // nothing that would matter afterwards.
-        thread::spawn(move || serve(&listener, &stop));
+        let (pinned, is_pinned) = channel();
+        thread::spawn(move || {
+            // Nobody listens if another thread could not be pinned.
+            let _ = pinned.send(place::pin(cpu));
+            serve(&listener, &stop);
+        });
+        is_pinned.recv().context("the server's thread is gone")??;
     }
 
     let failed = Arc::new(AtomicU64::new(0));
@@ -83,9 +92,10 @@ pub fn run(plan: &Plan) -> Result<Report> {
     let end = start + plan.duration;
     for _ in 0..plan.threads {
         let (client, failed, done) = (Arc::clone(&client), Arc::clone(&failed), done.clone());
-        let orderly = plan.orderly;
+        let (orderly, cpu) = (plan.orderly, plan.cpus.0);
         thread::spawn(move || {
-            let count = client.enter().map(|()| {
+            let placed = place::pin(cpu).and_then(|()| client.enter());
+            let count = placed.map(|()| {
                 let mut count = 0_u64;
                 while Instant::now() < end {
                     match once(to, orderly) {
@@ -145,17 +155,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_are_opened_and_counted() {
-        let plan = Plan {
+    fn connections_are_opened_and_counted_on_the_processors_that_were_named() {
+        let mut plan = Plan {
             client: None,
             server: None,
             to: Ipv4Addr::new(127, 0, 0, 3),
             threads: 2,
+            cpus: (0, 0),
             duration: Duration::from_millis(100),
             orderly: false,
         };
         let report = run(&plan).unwrap();
         assert!(report.connections > 10 && report.failed == 0, "{report:?}");
         assert!(report.seconds >= 0.1);
+        // A processor that is not there: the thread would have to be on it.
+        plan.to = Ipv4Addr::new(127, 0, 0, 7);
+        plan.cpus = (0, 1023);
+        assert!(run(&plan).is_err(), "the server's threads are pinned");
+        plan.cpus = (1023, 0);
+        plan.to = Ipv4Addr::new(127, 0, 0, 6);
+        assert!(run(&plan).is_err(), "the client's threads are pinned");
     }
 }

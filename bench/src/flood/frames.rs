@@ -40,6 +40,8 @@ pub struct Flows {
     first_port: u16,
     count: u32,
     packet_bytes: usize,
+    /// Flows to each destination port.
+    sources: u32,
 }
 
 impl Flows {
@@ -54,8 +56,28 @@ impl Flows {
         count: u32,
         frame_bytes: usize,
     ) -> Option<Self> {
+        Self::with_sources((from, to), first_port, count, frame_bytes, SOURCE_PORTS)
+    }
+
+    /// The same, each to a destination port that no other of them uses.
+    pub fn to_ports_of_their_own(
+        ends: (Ipv4Addr, Ipv4Addr),
+        first_port: u16,
+        count: u32,
+        frame_bytes: usize,
+    ) -> Option<Self> {
+        Self::with_sources(ends, first_port, count, frame_bytes, 1)
+    }
+
+    fn with_sources(
+        (from, to): (Ipv4Addr, Ipv4Addr),
+        first_port: u16,
+        count: u32,
+        frame_bytes: usize,
+        sources: u32,
+    ) -> Option<Self> {
         let packet_bytes = packet_bytes(frame_bytes)?;
-        let flows = Self { from, to, first_port, count, packet_bytes };
+        let flows = Self { from, to, first_port, count, packet_bytes, sources };
         let last_port = u32::from(first_port) + flows.ports().saturating_sub(1);
         ((1..=Self::MAX).contains(&count) && last_port <= u32::from(u16::MAX)).then_some(flows)
     }
@@ -67,18 +89,18 @@ impl Flows {
 
     /// How many destination ports they use.
     fn ports(&self) -> u32 {
-        self.count.div_ceil(SOURCE_PORTS)
+        self.count.div_ceil(self.sources)
     }
 
     /// The destination ports, and of each the first flow that uses it.
     pub fn destinations(&self) -> impl Iterator<Item = (u16, u32)> + use<> {
-        let first_port = self.first_port;
-        (0..self.ports()).map(move |n| (first_port + low(n), n * SOURCE_PORTS))
+        let (first_port, sources) = (self.first_port, self.sources);
+        (0..self.ports()).map(move |n| (first_port + low(n), n * sources))
     }
 
     /// Source and destination port of a flow.
     pub fn ports_of(&self, flow: u32) -> (u16, u16) {
-        (FIRST_SOURCE + low(flow % SOURCE_PORTS), self.first_port + low(flow / SOURCE_PORTS))
+        (FIRST_SOURCE + low(flow % self.sources), self.first_port + low(flow / self.sources))
     }
 
     /// A frame without ports, in the flows' direction or as an answer.
@@ -134,6 +156,17 @@ mod tests {
         for (port, flow) in destinations {
             assert_eq!(flows.ports_of(flow), (FIRST_SOURCE, port));
         }
+    }
+
+    #[test]
+    fn first_packets_have_a_port_each() {
+        let flows = Flows::to_ports_of_their_own((A, B), 9000, 30_000, 64).unwrap();
+        let ports: HashSet<_> = (0..30_000).map(|flow| flows.ports_of(flow).1).collect();
+        assert_eq!((ports.len(), flows.destinations().count()), (30_000, 30_000));
+        for (port, flow) in flows.destinations() {
+            assert_eq!(flows.ports_of(flow), (FIRST_SOURCE, port));
+        }
+        assert!(Flows::to_ports_of_their_own((A, B), 9000, 56_537, 64).is_none(), "no such port");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::net::sockopt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 use crate::cpu::{self, Meter, Usage};
@@ -73,6 +74,9 @@ pub struct Plan {
     /// Instead of `flows`: every packet is the first of a flow, to a port that other
     /// flows have reached before, as the connections of a service's clients are.
     pub new: bool,
+    /// Instead of `flows`: every packet is the first of a flow and the first to its port, so
+    /// that nothing decided for an earlier one serves.
+    pub first: bool,
     /// Bytes of a frame, 64 to 1518.
     pub size: usize,
     /// Packets of one slice.
@@ -134,7 +138,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
         - UDP;
 
     let mut sinks = Vec::new();
-    let mut sender: Box<dyn Sender> = if plan.flows == 1 && !plan.new {
+    let mut sender: Box<dyn Sender> = if plan.flows == 1 && !plan.is_new() {
         let from = client.udp((plan.from, CLIENT_PORT).into())?;
         from.connect((plan.to, PORT))?;
         let sink = sink(&server, plan.to, PORT)?;
@@ -145,23 +149,33 @@ pub fn run(plan: &Plan) -> Result<Report> {
         sinks.push(sink);
         Box::new(sender)
     } else {
-        // A new flow for every packet of every slice and of the warm-up before them.
-        let count = if plan.new { plan.packets * (plan.slices + 1) } else { plan.flows };
-        let flows = Flows::new((plan.from, plan.to), PORT, count, plan.size)
-            .with_context(|| format!("from 1 to {} flows, not {count}", Flows::MAX))?;
+        let count = if plan.is_new() { plan.new_flows() } else { plan.flows };
+        let ends = (plan.from, plan.to);
+        let flows = if plan.first {
+            // One more, which finds the way before anything counts.
+            let count = count.saturating_add(1);
+            raise_open_files(count)?;
+            Flows::to_ports_of_their_own(ends, PORT, count, plan.size)
+                .with_context(|| format!("{count} ports from {PORT} upwards"))?
+        } else {
+            Flows::new(ends, PORT, count, plan.size)
+                .with_context(|| format!("from 1 to {} flows, not {count}", Flows::MAX))?
+        };
         let mut there = Raw::new(&client, flows, (plan.to, 0).into(), false)?;
         let mut back = Raw::new(&server, flows, (plan.from, 0).into(), true)?;
         for (port, first) in flows.destinations() {
             let sink = sink(&server, plan.to, port)?;
-            // The first flow to a port slowly: its verdict serves for the others.
-            for _ in 0..HANDSHAKES {
+            // The first flow to a port slowly: its verdict serves for the others. Where none
+            // is to serve, only the first of all.
+            let handshakes = if plan.first && first > 0 { 0 } else { HANDSHAKES };
+            for _ in 0..handshakes {
                 there.seek(first);
                 exchange(&sink, || there.send(1))?;
             }
             sinks.push(sink);
         }
-        there.seek(0);
-        if !plan.new {
+        there.seek(u32::from(plan.first));
+        if !plan.is_new() {
             let mut device = server.device(&plan.device)?;
             let mut window = Window::new(&mut device)?;
             window.send(&mut there, count)?;
@@ -179,7 +193,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
 fn measure(plan: &Plan, server: &Place, sender: &mut dyn Sender) -> Result<Report> {
     let mut device = server.device(&plan.device)?;
     let meter = Meter::new(&plan.charge)?;
-    let warm_up = if plan.new { plan.packets } else { plan.flows.max(plan.packets / 4) };
+    let warm_up = if plan.is_new() { plan.packets } else { plan.flows.max(plan.packets / 4) };
     Window::new(&mut device)?.send(sender, warm_up)?;
     let mut slices = Vec::new();
     for _ in 0..plan.slices {
@@ -203,9 +217,33 @@ fn measure(plan: &Plan, server: &Place, sender: &mut dyn Sender) -> Result<Repor
         ns_per_packet: stats::median(slices.iter().map(|slice| slice.ns_per_packet))
             .context("no slices")?,
         sent,
-        opened: if plan.new { sent } else { u64::from(plan.flows) },
+        opened: if plan.is_new() { sent } else { u64::from(plan.flows) },
         slices,
     })
+}
+
+impl Plan {
+    /// Whether every packet is the first of its flow.
+    fn is_new(&self) -> bool {
+        self.new || self.first
+    }
+
+    /// A new flow for every packet of every slice and of the warm-up before them.
+    fn new_flows(&self) -> u32 {
+        self.packets.saturating_mul(self.slices.saturating_add(1))
+    }
+}
+
+/// Each port is a socket, so that no packet is answered by "port unreachable".
+fn raise_open_files(sockets: u32) -> Result<()> {
+    let wanted = u64::from(sockets) + 100;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return Ok(());
+    }
+    let maximum = limit.maximum.map(|maximum| maximum.max(wanted));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
+        .with_context(|| format!("{sockets} open sockets (ulimit -n)"))
 }
 
 /// Keeps the packets in flight few; see the head of the module.
@@ -295,6 +333,8 @@ fn ratio(dividend: u64, divisor: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn plan(to: Ipv4Addr) -> Plan {
@@ -306,6 +346,7 @@ mod tests {
             to,
             flows: 1,
             new: false,
+            first: false,
             size: 64,
             packets: 1000,
             slices: 3,
@@ -321,6 +362,22 @@ mod tests {
         assert_eq!((report.sent, report.slices.len()), (3250, 3));
         assert!(report.slices.iter().all(|slice| slice.delivered >= 1000), "{report:?}");
         assert!((50.0..1e6).contains(&report.ns_per_packet), "{report:?}");
+    }
+
+    #[test]
+    fn first_packets_go_to_as_many_ports() {
+        let wanted =
+            Plan { first: true, packets: 300, slices: 2, ..plan(Ipv4Addr::new(127, 0, 0, 5)) };
+        if let Err(error) = place::Place::open(None).and_then(|place| {
+            let flows = Flows::new((wanted.from, wanted.to), PORT, 1, 64).context("a flow")?;
+            Raw::new(&place, flows, (wanted.to, 0).into(), false)
+        }) {
+            let _ = writeln!(std::io::stderr(), "SKIPPED: no raw socket ({error:#})");
+            return;
+        }
+        let report = run(&wanted).unwrap();
+        assert_eq!((report.sent, report.opened), (900, 900));
+        assert!(report.slices.iter().all(|slice| slice.delivered >= 300), "{report:?}");
     }
 
     #[test]

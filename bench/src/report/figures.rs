@@ -17,6 +17,8 @@ pub enum Bound {
     AtMost(f64),
     /// A rate.
     AtLeast(f64),
+    /// Quoted beside another figure; nothing is wanted of it.
+    Quoted,
 }
 
 impl Bound {
@@ -24,12 +26,14 @@ impl Bound {
         match self {
             Self::AtMost(bound) => value <= bound,
             Self::AtLeast(bound) => value >= bound,
+            Self::Quoted => true,
         }
     }
 
-    fn value(self) -> f64 {
+    fn is_within(self, found: Summary) -> bool {
         match self {
-            Self::AtMost(bound) | Self::AtLeast(bound) => bound,
+            Self::AtMost(bound) | Self::AtLeast(bound) => found.holds(bound),
+            Self::Quoted => false,
         }
     }
 
@@ -37,6 +41,7 @@ impl Bound {
         match self {
             Self::AtMost(bound) => format!("≤ {bound}"),
             Self::AtLeast(bound) => format!("≥ {bound}"),
+            Self::Quoted => "for comparison,".to_owned(),
         }
     }
 }
@@ -70,7 +75,7 @@ impl Figure {
             found,
             requested: false,
             reached: found.map(|found| bound.holds(found.median)),
-            uncertain: found.is_some_and(|found| found.count > 1 && found.holds(bound.value())),
+            uncertain: found.is_some_and(|found| found.count > 1 && bound.is_within(found)),
         }
     }
 
@@ -106,12 +111,20 @@ const WANTED: &[Wanted] = &[
         example: "64b-1000r-10kf",
     },
     Wanted {
-        title: "new flows: CPU, weir / nft-linear with 100 rules",
+        title: "new flows to known ports: CPU, weir / nft-linear with 100 rules",
         measure: "cpu",
         of: (Weir, NftLinear),
         bound: Bound::AtMost(0.5),
         applies: |scenario| is_new(scenario) && scenario.rules == 100,
         example: "64b-100r-new",
+    },
+    Wanted {
+        title: "first packets to their ports: CPU, weir / nft-linear",
+        measure: "cpu",
+        of: (Weir, NftLinear),
+        bound: Bound::Quoted,
+        applies: is_first,
+        example: "64b-100r-first",
     },
     Wanted {
         title: "bulk TCP, 1 stream: weir / plain",
@@ -198,6 +211,10 @@ fn is_apps(scenario: Scenario) -> bool {
 
 fn is_new(scenario: Scenario) -> bool {
     matches!(scenario.load, Load::Packets { flows: Flows::New, .. })
+}
+
+fn is_first(scenario: Scenario) -> bool {
+    matches!(scenario.load, Load::Packets { flows: Flows::First, .. })
 }
 
 fn is_established_64(scenario: Scenario) -> bool {

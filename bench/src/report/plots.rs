@@ -134,6 +134,9 @@ fn by_rules(report: &Report) -> Result<Vec<Picture>> {
         let load = load.map(|(_, part)| part).collect::<Vec<_>>().join("-");
         let (measure, words, name) = match flows {
             Flows::New => ("cpu", "CPU for a new flow, ns", format!("new-flows-{load}.svg")),
+            Flows::First => {
+                ("cpu", "CPU for a first packet, ns", format!("first-packets-{load}.svg"))
+            }
             Flows::Established(_) => {
                 ("pdr", "rate at ≤ 0.1 % loss, kpps", format!("rate-{load}.svg"))
             }

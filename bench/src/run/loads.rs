@@ -44,7 +44,7 @@ impl Kind {
     /// What belongs to a scenario.
     pub fn of(scenario: Scenario) -> &'static [Self] {
         match scenario.load {
-            Load::Packets { flows: Flows::New, .. } => &[Self::Cpu],
+            Load::Packets { flows: Flows::New | Flows::First, .. } => &[Self::Cpu],
             // The processor time for a packet is taken with one size.
             Load::Packets { size: Size::Imix, .. } => &[Self::Rate],
             Load::Packets { .. } => &[Self::Cpu, Self::Rate],
@@ -134,6 +134,7 @@ impl Loads<'_> {
                 (format!("--flows={flows}"), effort.packets, effort.slices)
             }
             Flows::New => ("--new".to_owned(), effort.new_packets, effort.new_slices),
+            Flows::First => ("--first".to_owned(), effort.new_packets, effort.new_slices),
         };
         let mut words = vec![flows, format!("--size={size}"), format!("--packets={packets}")];
         words.push(format!("--slices={slices}"));
@@ -144,7 +145,7 @@ impl Loads<'_> {
         let delivered = sum("delivered");
         let share = |name: &str| (sum(name) / delivered).round();
         let new = report["opened"].as_f64().unwrap_or(0.0);
-        let is_new = words[0] == "--new";
+        let is_new = !words[0].starts_with("--flows");
         Ok(Outcome {
             values: [("cpu".to_owned(), number(&report, "ns_per_packet")?)].into(),
             packets: if is_new { 0.0 } else { delivered },

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `64b-1000r-10kf` | 64-byte packets of 10,000 established flows under 1,000 rules |
 //! | `imix-1r-1f` | the sizes of the simple Internet mix, one rule, one flow |
-//! | `64b-100r-new` | every packet is the first of a flow, 100 rules |
+//! | `64b-100r-new` | every packet is the first of a flow, to a port used before; 100 rules |
+//! | `64b-100r-first` | every packet is the first to its port, 100 rules |
 //! | `apps-1000r` | TCP streams, request/response and connections under 1,000 rules |
 //!
 //! Sizes are those of frames with their check sequence, as RFC 2544 counts them.
@@ -58,8 +59,12 @@ pub enum Size {
 pub enum Flows {
     /// So many, established before anything is measured, used in turn.
     Established(u32),
-    /// Every packet is the first of its flow.
+    /// Every packet is the first of its flow, to a port that other flows have used: what
+    /// was decided for those may be remembered.
     New,
+    /// Every packet is the first of its flow and the first to its port: somebody has to
+    /// decide.
+    First,
 }
 
 impl Scenario {
@@ -67,7 +72,7 @@ impl Scenario {
     pub fn table_flows(self) -> u32 {
         match self.load {
             Load::Packets { flows: Flows::Established(flows), .. } => flows,
-            Load::Packets { flows: Flows::New, .. } | Load::Apps => 50_000,
+            Load::Packets { flows: Flows::New | Flows::First, .. } | Load::Apps => 50_000,
         }
     }
 }
@@ -85,6 +90,7 @@ impl fmt::Display for Scenario {
                 match flows {
                     Flows::Established(flows) => write!(f, "{}f", Count(flows)),
                     Flows::New => write!(f, "new"),
+                    Flows::First => write!(f, "first"),
                 }
             }
         }
@@ -135,11 +141,13 @@ impl FromStr for Scenario {
                 };
                 let flows = if flows == "new" {
                     Flows::New
+                } else if flows == "first" {
+                    Flows::First
                 } else {
                     Flows::Established(
                         counted(flows, "f")
                             .filter(|flows| (1..=MAX_FLOWS).contains(flows))
-                            .ok_or_else(|| wrong("flows are 1f to 2mf, or new"))?,
+                            .ok_or_else(|| wrong("flows are 1f to 2mf, new or first"))?,
                     )
                 };
                 Ok(Self { rules: rules(count)?, load: Load::Packets { size, flows } })
@@ -192,8 +200,14 @@ mod tests {
 
     #[test]
     fn a_name_that_is_written_is_read_again() {
-        for name in ["64b-1r-1f", "1518b-10kr-1mf", "imix-100r-100f", "64b-100r-new", "apps-1000r"]
-        {
+        for name in [
+            "64b-1r-1f",
+            "1518b-10kr-1mf",
+            "imix-100r-100f",
+            "64b-100r-new",
+            "64b-100r-first",
+            "apps-1000r",
+        ] {
             let scenario: Scenario = name.parse().unwrap();
             assert_eq!(scenario.to_string().parse::<Scenario>().unwrap(), scenario, "{name}");
         }
