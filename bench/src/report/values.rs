@@ -100,8 +100,11 @@ pub(super) mod tests {
                 (before.counters, after.counters) = (counters(0.0), counters(200.0));
             }
             Contender::Weir | Contender::WeirOff | Contender::WeirTap => {
-                let weir =
-                    |n: f64| Some([("hit", n), ("punted", n)].map(|(k, v)| (k.into(), v)).into());
+                let name = if contender == Contender::Weir { "hit" } else { "punted" };
+                let weir = |n: f64| {
+                    Some([(name, n), ("opened", n / 200.0)].map(|(k, v)| (k.into(), v)).into())
+                };
+                (before.passed, after.passed) = (Some(0.0), Some(200.0));
                 (before.counters.weir, after.counters.weir) = (weir(0.0), weir(200.0));
             }
         }

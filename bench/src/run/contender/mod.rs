@@ -30,7 +30,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -187,6 +187,10 @@ pub struct Filter {
 pub struct Evidence {
     /// Entries of the node's conntrack table.
     pub conntrack: f64,
+    /// Packets that the node's ends of the pods' devices have counted, both directions: each
+    /// packet twice on its way, a GSO packet as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed: Option<f64>,
     /// What is left in the way that would not show in any counter: tables, XDP
     /// programs, hooks, pins. Empty for `plain`.
     pub present: Vec<String>,
@@ -202,12 +206,16 @@ impl Evidence {
     /// When the node or the contender does not tell.
     pub fn take(lab: &Lab, switch: &dyn Switch) -> Result<Self> {
         let count = lab.node("cat", &["/proc/sys/net/netfilter/nf_conntrack_count"]);
-        let mut present = Vec::new();
+        let (mut present, mut passed) = (Vec::new(), 0.0);
         let tables = lab.node("nft", &["list", "tables"])?;
         present.extend(tables.lines().map(|table| format!("nft {table}")));
         for pod in [&lab.client, &lab.server] {
             let link: Value =
-                serde_json::from_str(&lab.node("ip", &["-j", "link", "show", &pod.veth])?)?;
+                serde_json::from_str(&lab.node("ip", &["-j", "-s", "link", "show", &pod.veth])?)?;
+            for direction in ["rx", "tx"] {
+                let packets = &link[0]["stats64"][direction]["packets"];
+                passed += packets.as_f64().context("the pod's device does not count")?;
+            }
             if !link[0]["xdp"].is_null() {
                 present.push(format!("an XDP program at {}", pod.veth));
             }
@@ -218,6 +226,7 @@ impl Evidence {
         Ok(Self {
             // Without the module nothing is tracked.
             conntrack: count.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0.0),
+            passed: Some(passed),
             present,
             counters: switch.counters(lab)?,
         })
