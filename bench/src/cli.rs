@@ -185,9 +185,9 @@ struct Reporting {
     /// Write RESULTS.md and its pictures into this folder
     #[arg(long, value_name = "DIR")]
     save: Option<PathBuf>,
-    /// Where criterion keeps its results
-    #[arg(long, value_name = "DIR", default_value = "target/criterion")]
-    criterion: PathBuf,
+    /// What bench/in-process measured at the same commit [default: not in the report]
+    #[arg(long, value_name = "FILE")]
+    in_process: Option<PathBuf>,
     /// Output format
     #[arg(short = 'o', long, value_enum, default_value = "table")]
     output: Output,
@@ -317,6 +317,8 @@ impl Cli {
                 print(&connect::run(&plan)?)
             }
             Command::Run(wanted) => {
+                // Before hours are spent.
+                wanted.report.in_process.as_deref().map(inprocess::read).transpose()?;
                 run::run(&wanted.plan())?;
                 report(&wanted.samples, &wanted.report)
             }
@@ -349,7 +351,7 @@ fn generate(arguments: &pktgen::Arguments) -> Result<u8> {
 }
 
 fn report(samples: &Path, wanted: &Reporting) -> Result<u8> {
-    let inprocess = inprocess::read(&wanted.criterion)?;
+    let inprocess = wanted.in_process.as_deref().map(inprocess::read).transpose()?;
     let report = if samples.as_os_str() == "-" {
         Report::read(std::io::stdin().lock(), inprocess)?
     } else {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::inprocess::InProcess;
+use super::inprocess::{InProcess, Measured};
 use super::sample::Requested;
 use super::values::{Rounds, Values, pair};
 use crate::run::contender::Contender::{self, NftLinear, NftSets, Plain, Weir, WeirOff, WeirTap};
@@ -177,7 +177,7 @@ const WANTED: &[Wanted] = &[
 ];
 
 /// All figures; those that were not measured say so.
-pub fn all(values: &Values, inprocess: &[InProcess], plan: &Requested) -> Vec<Figure> {
+pub fn all(values: &Values, inprocess: Option<&InProcess>, plan: &Requested) -> Vec<Figure> {
     let mut scenarios = values.scenarios();
     scenarios.extend(&plan.scenarios);
     let mut figures = Vec::new();
@@ -278,23 +278,22 @@ fn large_table(values: &Values, plan: &Requested) -> Option<Figure> {
     Some(figure.requested(has_cpu(plan, large) && has_cpu(plan, small)))
 }
 
-/// What criterion wrote down, if it ran.
-fn in_process(all: &[InProcess]) -> Vec<Figure> {
-    let find = |name: &str| all.iter().find(|it| it.name == name);
+/// What `bench/in-process` measured; wanted if it was run along.
+fn in_process(file: Option<&InProcess>) -> Vec<Figure> {
+    let find = |name: &str, who: &str| file.and_then(|file| file.find(name, who));
     let mut figures = Vec::new();
-    for (flows, bound) in [("10k", 25.0), ("1m", 40.0)] {
-        let name = format!("pipeline-established/weir/{flows}");
-        let found = find(&name).map(InProcess::summary);
+    for (flows, bound) in [("10k", 25.0), ("1M", 40.0)] {
+        let name = format!("pipeline-established/{flows}");
+        let found = find(&name, "weir").map(Measured::summary);
         let title = format!("pipeline in process, established, {flows} flows, ns/packet");
         figures.push(Figure::new(&title, &name, Bound::AtMost(bound), "", found));
     }
-    let pipeline = find("pipeline-established/weir/10k");
-    let ovs = all.iter().find(|it| it.name.contains("ovs") && it.name.contains("conntrack"));
-    let found = pipeline.zip(ovs).and_then(|(weir, ovs)| Summary::of([ovs.ns / weir.ns]));
-    let load = ovs.map_or("ovstest test-conntrack benchmark", |it| &it.name);
+    let load = "pipeline-established/1";
+    let found = find(load, "weir").zip(find(load, "ovs-conntrack"));
+    let found = found.and_then(|(weir, ovs)| Summary::of([ovs.value / weir.value]));
     let title = "pipeline in process: Open vSwitch's conntrack benchmark / weir";
     figures.push(Figure::new(title, load, Bound::AtLeast(3.0), " ×", found));
-    figures
+    figures.into_iter().map(|figure| figure.requested(file.is_some())).collect()
 }
 
 #[cfg(test)]
@@ -309,7 +308,7 @@ mod tests {
                 proven(*round, scenario, measure, *who, *value)
             })
             .collect();
-        all(&Values::of(&samples).0, &[], &Requested::default())
+        all(&Values::of(&samples).0, None, &Requested::default())
     }
 
     fn find<'a>(figures: &'a [Figure], title: &str) -> &'a Figure {
@@ -324,6 +323,23 @@ mod tests {
     }
 
     #[test]
+    fn in_process_figures_are_wanted_where_they_were_measured_along() {
+        let with = |file: Option<&InProcess>| {
+            all(&Values::default(), file, &Requested::default())
+                .into_iter()
+                .filter(|figure| figure.title.contains("in process"))
+                .map(|figure| (figure.found.map(|found| found.median), figure.is_as_wanted()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(with(None), [(None, true), (None, true), (None, true)]);
+        // A million flows are missing from this file.
+        let file = super::super::inprocess::tests::file(24.0);
+        assert_eq!(with(Some(&file)), [(Some(24.0), true), (None, false), (Some(3.5), true)]);
+        let slow = super::super::inprocess::tests::file(26.0);
+        assert_eq!(with(Some(&slow))[0], (Some(26.0), false));
+    }
+
+    #[test]
     fn every_figure_of_a_requested_scenario_is_listed_and_missing() {
         let plan = Requested {
             scenarios: ["64b-1r-new", "64b-10kr-new", "64b-1r-10kf", "64b-1r-1mf", "apps-1r"]
@@ -334,7 +350,7 @@ mod tests {
             rounds: 1,
         };
         let missing = |plan: &Requested| {
-            let figures = all(&Values::default(), &[], plan);
+            let figures = all(&Values::default(), None, plan);
             figures.into_iter().filter(|figure| !figure.is_as_wanted()).collect::<Vec<_>>()
         };
         let figures = missing(&plan);

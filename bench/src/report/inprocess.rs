@@ -1,113 +1,144 @@
-//! In-process benchmarks: what criterion left in its folder, if they ran.
+//! In-process benchmarks: the file that `bench/in-process` leaves, if it was run along.
 //!
-//! Criterion writes `FOLDER/GROUP/.../new/benchmark.json` (names, throughput) and
-//! `estimates.json` (nanoseconds of one iteration) side by side. An iteration may handle
-//! several elements; the time shown is that of one.
+//! Figures of another commit are no figures of this one: the file names its own, and is refused
+//! if it is not that of the run.
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use serde::Serialize;
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use crate::stats::Summary;
 
-/// One benchmark.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct InProcess {
-    /// As criterion names it, in lower case.
+    /// Where it was measured.
+    machine: Machine,
+    /// What was measured.
+    pub figures: Vec<Measured>,
+    /// What could not run.
+    #[serde(default)]
+    pub not_run: Vec<NotRun>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+struct Machine {
+    commit: String,
+}
+
+/// One benchmark.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// What was measured, and for how many, e.g. `pipeline-established/10k`.
     pub name: String,
-    /// Median nanoseconds for an element.
-    pub ns: f64,
-    /// Confidence interval of that median.
-    pub low: f64,
-    /// Its upper end.
-    pub high: f64,
-    /// Confidence of the interval, 0 to 1.
-    pub confidence: f64,
+    /// Under what.
+    pub contender: String,
+    /// Of the value.
+    pub unit: String,
+    /// Median.
+    pub value: f64,
+    /// Lower end of its interval; instruction counts have none.
+    pub low: Option<f64>,
+    /// Upper end.
+    pub high: Option<f64>,
+}
+
+/// A benchmark without a value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NotRun {
+    /// What was to be measured.
+    pub name: String,
+    /// Under what; absent: all of them.
+    pub contender: Option<String>,
+    /// Why there is no value.
+    pub reason: String,
+}
+
+impl Measured {
+    /// As a median with its interval, whose confidence the file does not tell.
+    pub fn summary(&self) -> Summary {
+        let low = self.low.unwrap_or(self.value);
+        let high = self.high.unwrap_or(self.value);
+        Summary { count: 1, median: self.value, low, high, confidence: 0.0 }
+    }
 }
 
 impl InProcess {
-    /// As a median with its interval. Criterion's is a bootstrap of many iterations.
-    pub fn summary(&self) -> Summary {
-        let Self { ns, low, high, confidence, .. } = *self;
-        Summary { count: 1, median: ns, low, high, confidence }
+    /// What was measured of one contender.
+    pub fn find(&self, name: &str, contender: &str) -> Option<&Measured> {
+        self.figures.iter().find(|it| it.name == name && it.contender == contender)
+    }
+
+    /// # Errors
+    /// When it was not measured at `commit`, of which one may be the other's abbreviation.
+    pub fn check(&self, commit: &str) -> Result<()> {
+        let own = self.machine.commit.as_str();
+        let known = |commit: &str| commit.len() >= 7 && commit != "unknown";
+        ensure!(
+            known(own) && known(commit) && (own.starts_with(commit) || commit.starts_with(own)),
+            "the in-process figures are of commit {own}, the samples of commit {commit}: run \
+             bench/in-process again"
+        );
+        Ok(())
     }
 }
 
-/// All benchmarks below `folder`, by name; none if there is no such folder.
+/// Reads the file.
 ///
 /// # Errors
-/// When a file there is not what criterion writes.
-pub fn read(folder: &Path) -> Result<Vec<InProcess>> {
-    let mut found = Vec::new();
-    collect(folder, 0, &mut found)?;
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(found)
-}
-
-/// Names have at most a handful of parts, each a folder.
-const DEPTH: u32 = 6;
-
-fn collect(folder: &Path, depth: u32, found: &mut Vec<InProcess>) -> Result<()> {
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
-    for entry in entries {
-        let path = entry?.path();
-        if !path.is_dir() || depth >= DEPTH {
-            continue;
-        }
-        if path.file_name().is_some_and(|name| name == "new") {
-            found.extend(one(&path).with_context(|| format!("cannot read {}", path.display()))?);
-        } else {
-            collect(&path, depth + 1, found)?;
-        }
-    }
-    Ok(())
-}
-
-fn one(folder: &Path) -> Result<Option<InProcess>> {
-    let json = |name: &str| -> Result<Value> {
-        Ok(serde_json::from_str(&fs::read_to_string(folder.join(name))?)?)
-    };
-    if !folder.join("benchmark.json").exists() {
-        return Ok(None);
-    }
-    let (benchmark, estimates) = (json("benchmark.json")?, json("estimates.json")?);
-    let name = benchmark["full_id"].as_str().context("no full_id")?.to_lowercase();
-    let elements = benchmark["throughput"]["Elements"].as_f64().filter(|n| *n > 0.0).unwrap_or(1.0);
-    let median = &estimates["median"];
-    let interval = &median["confidence_interval"];
-    let ns =
-        |value: &Value| Ok::<_, anyhow::Error>(value.as_f64().context("no number")? / elements);
-    Ok(Some(InProcess {
-        name,
-        ns: ns(&median["point_estimate"])?,
-        low: ns(&interval["lower_bound"])?,
-        high: ns(&interval["upper_bound"])?,
-        confidence: interval["confidence_level"].as_f64().unwrap_or(0.95),
-    }))
+/// When there is none, or it is not what `bench/in-process` writes.
+pub fn read(path: &Path) -> Result<InProcess> {
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("no {}: run bench/in-process", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
+    /// As `bench/in-process` writes it.
+    pub fn file(value: f64) -> InProcess {
+        let text = format!(
+            r#"{{"machine":{{"cpu":"x","kernel":"6.1","rustc":"1.9","commit":"0123abc"}},
+            "figures":[
+              {{"name":"pipeline-established/1","contender":"weir","unit":"ns/packet","value":20.0,"low":19.0,"high":21.0}},
+              {{"name":"pipeline-established/10k","contender":"weir","unit":"ns/packet","value":{value},"low":19.0,"high":21.0}},
+              {{"name":"pipeline-established/1","contender":"ovs-conntrack","unit":"ns/packet","value":70.0,"low":65.0,"high":75.0,"note":"n"}},
+              {{"name":"instructions/parse/udp","contender":"weir","unit":"instructions","value":900}}],
+            "not_run":[{{"name":"hash","reason":"failed: see the messages"}}]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
     #[test]
-    fn what_criterion_left_is_read_for_one_element() {
+    fn a_figure_has_a_name_and_a_contender() {
+        let file = file(24.0);
+        let ovs = file.find("pipeline-established/1", "ovs-conntrack").unwrap().summary();
+        assert_eq!((ovs.median, ovs.low, ovs.high), (70.0, 65.0, 75.0));
+        let count = file.find("instructions/parse/udp", "weir").unwrap().summary();
+        assert_eq!((count.low, count.high), (900.0, 900.0));
+        assert!(file.find("pipeline-established/10k", "ovs-conntrack").is_none());
+        assert_eq!(file.not_run.len(), 1);
+    }
+
+    #[test]
+    fn figures_of_another_commit_are_refused() {
+        let file = file(24.0);
+        assert!(file.check("0123abc").is_ok() && file.check("0123abc9f").is_ok());
+        for other in ["0123abd", "unknown", "", "0"] {
+            assert!(file.check(other).is_err(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_broken_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let new = folder.path().join("pipeline").join("established_10k").join("new");
-        fs::create_dir_all(&new).unwrap();
-        let benchmark = r#"{"group_id":"pipeline","full_id":"pipeline/established/10k","throughput":{"Elements":64}}"#;
-        fs::write(new.join("benchmark.json"), benchmark).unwrap();
-        let estimates = r#"{"median":{"confidence_interval":{"confidence_level":0.95,"lower_bound":1280.0,"upper_bound":1920.0},"point_estimate":1600.0,"standard_error":1.0}}"#;
-        fs::write(new.join("estimates.json"), estimates).unwrap();
-        let found = read(folder.path()).unwrap();
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].name, "pipeline/established/10k");
-        assert_eq!((found[0].ns, found[0].low, found[0].high), (25.0, 20.0, 30.0));
-        fs::write(new.join("estimates.json"), "{}").unwrap();
-        assert!(read(folder.path()).is_err(), "a broken file is not passed over");
-        assert!(read(Path::new("/no/such/folder")).unwrap().is_empty());
+        let path = folder.path().join("in-process.json");
+        assert!(read(&path).unwrap_err().to_string().contains("run bench/in-process"));
+        fs::write(&path, "{}").unwrap();
+        assert!(read(&path).is_err());
     }
 }

@@ -130,16 +130,23 @@ impl Report {
     }
 
     fn in_process(&self, out: &mut String) -> fmt::Result {
-        if self.inprocess.is_empty() {
-            return Ok(());
-        }
+        let Some(file) = &self.inprocess else { return Ok(()) };
         writeln!(
             out,
-            "\n## In process\n\nBy criterion, without a kernel in between; nanoseconds for an \
-             element, median and criterion's interval.\n\n| benchmark | ns |\n|---|---:|"
+            "\n## In process\n\nBy `bench/in-process` at the same commit, without a network in \
+             between; median and interval (criterion's of 95 %, else the extremes of the rounds).\
+             \n\n| benchmark | contender | found | unit |\n|---|---|---:|---|"
         )?;
-        for benchmark in &self.inprocess {
-            writeln!(out, "| {} | {} |", benchmark.name, interval(benchmark.summary()))?;
+        for it in &file.figures {
+            let found = interval(it.summary());
+            writeln!(out, "| {} | {} | {found} | {} |", it.name, it.contender, it.unit)?;
+        }
+        if !file.not_run.is_empty() {
+            writeln!(out)?;
+        }
+        for it in &file.not_run {
+            let who = it.contender.as_ref().map(|who| format!(", {who}")).unwrap_or_default();
+            writeln!(out, "- not run: {}{who}: {}", it.name, it.reason)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@
 //! | [`proof`] | whether a contender was at work while it was measured |
 //! | [`values`] | values and ratios, round by round |
 //! | [`figures`] | what is wanted, and whether it is reached |
-//! | [`inprocess`] | what criterion measured |
+//! | [`inprocess`] | what was measured without a network |
 //! | [`markdown`] | the report for people |
 //! | [`plots`] | its pictures |
 
@@ -55,16 +55,16 @@ pub struct Report {
     pub notes: Vec<String>,
     /// What is wanted.
     pub figures: Vec<Figure>,
-    /// Criterion's results.
-    pub inprocess: Vec<InProcess>,
+    /// What was measured without a network, if it was.
+    pub inprocess: Option<InProcess>,
 }
 
 impl Report {
     /// Reads samples, a JSON object a line.
     ///
     /// # Errors
-    /// Names the line that is none.
-    pub fn read(input: impl BufRead, inprocess: Vec<InProcess>) -> Result<Self> {
+    /// Names the line that is none; and when the in-process figures are another commit's.
+    pub fn read(input: impl BufRead, inprocess: Option<InProcess>) -> Result<Self> {
         let mut environment = Environment::new();
         let (mut samples, mut failures, mut unable) = (Vec::new(), Vec::new(), Vec::new());
         let mut plan = None;
@@ -82,8 +82,12 @@ impl Report {
         }
         let (values, unproven) = Values::of(&samples);
         let count = samples.len() - unproven.len();
+        if let Some(inprocess) = &inprocess {
+            let commit = environment.iter().find(|(name, _)| name == "commit");
+            inprocess.check(commit.map_or("unknown", |(_, commit)| commit))?;
+        }
         let plan = plan.context("the samples do not say what the run was asked for")?;
-        let figures = figures::all(&values, &inprocess, &plan);
+        let figures = figures::all(&values, inprocess.as_ref(), &plan);
         let refused = [failures, unproven].concat();
         let notes = notes(&samples);
         Ok(Self {
@@ -124,7 +128,9 @@ impl Report {
         }
         let environment: BTreeMap<_, _> = self.environment.iter().cloned().collect();
         json!({"environment": environment, "figures": self.figures, "values": cells,
-            "in_process": self.inprocess, "unable": self.unable, "refused": self.refused,
+            "in_process": self.inprocess.as_ref().map(|it| &it.figures),
+            "in_process_not_run": self.inprocess.as_ref().map(|it| &it.not_run),
+            "notes": self.notes, "plan": self.plan, "unable": self.unable, "refused": self.refused,
             "as_wanted": self.is_as_wanted()})
     }
 
@@ -211,7 +217,7 @@ mod tests {
 
     fn read(lines: &[Line]) -> Report {
         let lines = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n");
-        Report::read(lines.collect::<String>().as_bytes(), Vec::new()).unwrap()
+        Report::read(lines.collect::<String>().as_bytes(), None).unwrap()
     }
 
     /// Both TCP figures, reached.
@@ -234,7 +240,7 @@ mod tests {
         let report = read(&lines);
         assert!(report.refused.is_empty() && !report.is_as_wanted());
         assert!(report.markdown(&[]).contains("**missing**"));
-        assert!(Report::read("".as_bytes(), Vec::new()).is_err(), "asked for nothing?");
+        assert!(Report::read("".as_bytes(), None).is_err(), "asked for nothing?");
     }
 
     #[test]
@@ -250,6 +256,23 @@ mod tests {
             }));
             assert_eq!(read(&lines).is_as_wanted(), !essential, "{contender:?}");
         }
+    }
+
+    #[test]
+    fn in_process_figures_must_be_of_the_same_commit() {
+        let file = inprocess::tests::file(24.0);
+        let with = |commit: &str| {
+            let environment = vec![("commit".to_owned(), commit.to_owned())];
+            let lines = [Line::Environment(environment), Line::Plan(plan())];
+            let lines = lines.map(|line| serde_json::to_string(&line).unwrap() + "\n").concat();
+            Report::read(lines.as_bytes(), Some(file.clone()))
+        };
+        let text = with("0123abcdef").unwrap().markdown(&[]);
+        assert!(
+            text.contains("| pipeline-established/10k | weir | 24.0 (19.0–21.0) | ns/packet |")
+        );
+        assert!(text.contains("not run: hash: failed"), "{text}");
+        assert!(with("fedcba987").is_err());
     }
 
     #[test]
@@ -291,7 +314,7 @@ mod tests {
 
     #[test]
     fn samples_become_a_report() {
-        let report = Report::read(lines().as_bytes(), Vec::new()).unwrap();
+        let report = Report::read(lines().as_bytes(), None).unwrap();
         let text = report.markdown(&[]);
         for part in [
             "- kernel: 6.18\n",
@@ -308,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_none_is_named() {
-        let error = Report::read("{}\n".as_bytes(), Vec::new()).unwrap_err();
+        let error = Report::read("{}\n".as_bytes(), None).unwrap_err();
         assert!(error.to_string().starts_with("line 1 is no sample"), "{error}");
     }
 
@@ -318,7 +341,7 @@ mod tests {
         fs::create_dir(folder.path().join("plots")).unwrap();
         let old = folder.path().join("plots/old.svg");
         fs::write(&old, "<svg/>").unwrap();
-        let report = Report::read(lines().as_bytes(), Vec::new()).unwrap();
+        let report = Report::read(lines().as_bytes(), None).unwrap();
         report.save(folder.path()).unwrap();
         assert!(!old.exists());
         let text = fs::read_to_string(folder.path().join("RESULTS.md")).unwrap();

@@ -362,7 +362,7 @@ mod tests {
             refused: Vec::new(),
             unable: Vec::new(),
             figures: Vec::new(),
-            inprocess: Vec::new(),
+            inprocess: None,
         };
         let pictures = all(&report).unwrap();
         let names: Vec<&str> = pictures.iter().map(|picture| picture.name.as_str()).collect();

@@ -54,6 +54,7 @@ pub fn collect(effort: &Effort, command: &str) -> Environment {
         row("kernel", version("uname", &["-sr"])),
         row("mitigations", mitigations()),
         row("weir", weir),
+        row("commit", said("git", &["rev-parse", "HEAD"]).unwrap_or_else(|| "unknown".to_owned())),
         row("versions", tools.join("; ")),
         row("load average at the start", load.join(" ")),
         row("command", command.to_owned()),
