@@ -201,8 +201,8 @@ impl Run {
         let mut command = vec!["weir-bench".to_owned()];
         command.extend(std::env::args().skip(1));
         Plan {
-            scenarios: self.scenarios.clone(),
-            contenders: contenders.to_vec(),
+            scenarios: once(&self.scenarios),
+            contenders: once(contenders),
             only: self.only.clone(),
             effort: Effort { rounds: self.rounds.unwrap_or(effort.rounds), ..effort },
             lab: self.lab.clone(),
@@ -327,6 +327,18 @@ impl Cli {
     }
 }
 
+/// Each once, in the order of their first mention: a second measurement of the same in one
+/// round would take the place of the first.
+fn once<T: Copy + PartialEq>(all: &[T]) -> Vec<T> {
+    let mut kept = Vec::new();
+    for one in all {
+        if !kept.contains(one) {
+            kept.push(*one);
+        }
+    }
+    kept
+}
+
 /// The processors of client and server.
 fn both(cpus: Option<&[usize]>) -> (usize, usize) {
     match cpus {
@@ -395,4 +407,18 @@ fn print(value: &impl Serialize) -> Result<u8> {
     serde_json::to_writer(&mut out, value)?;
     writeln!(out)?;
     Ok(OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_measured_twice_in_a_round() {
+        let words = ["weir-bench", "run", "apps-1r", "apps-1r", "--contenders", "plain,weir,plain"];
+        let Command::Run(run) = Cli::parse_from(words).command else { panic!("no run") };
+        let plan = run.plan();
+        assert_eq!(plan.contenders, [Contender::Plain, Contender::Weir]);
+        assert_eq!(plan.scenarios.len(), 1);
+    }
 }

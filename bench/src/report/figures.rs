@@ -10,6 +10,9 @@ use crate::run::loads::Kind;
 use crate::run::scenario::{Flows, Load, Scenario, Size};
 use crate::stats::Summary;
 
+/// Rounds whose range holds the median with the wanted confidence.
+const ROUNDS: usize = 5;
+
 /// What is wanted of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
@@ -22,11 +25,11 @@ pub enum Bound {
 }
 
 impl Bound {
-    fn holds(self, value: f64) -> bool {
+    fn holds(self, value: f64) -> Option<bool> {
         match self {
-            Self::AtMost(bound) => value <= bound,
-            Self::AtLeast(bound) => value >= bound,
-            Self::Quoted => true,
+            Self::AtMost(bound) => Some(value <= bound),
+            Self::AtLeast(bound) => Some(value >= bound),
+            Self::Quoted => None,
         }
     }
 
@@ -57,10 +60,12 @@ pub struct Figure {
     pub wanted: String,
     /// What was found; `None`: not measured.
     pub found: Option<Summary>,
-    /// Absent if it was not measured.
+    /// Absent if it was not measured, or nothing is wanted.
     pub reached: Option<bool>,
     /// Whether the run was asked for it.
     pub requested: bool,
+    /// The rounds from which it was found; `None`: not measured in rounds.
+    pub rounds: Option<usize>,
     /// Whether the bound lies within the confidence interval, so that another run may
     /// well come to another answer.
     pub uncertain: bool,
@@ -74,9 +79,18 @@ impl Figure {
             wanted: format!("{}{unit}", bound.words()),
             found,
             requested: false,
-            reached: found.map(|found| bound.holds(found.median)),
-            uncertain: found.is_some_and(|found| found.count > 1 && bound.is_within(found)),
+            reached: found.and_then(|found| bound.holds(found.median)),
+            uncertain: found.is_some_and(|found| bound.is_within(found)),
+            rounds: None,
         }
+    }
+
+    /// The same, measured in rounds: fewer than a median with an interval needs are uncertain
+    /// wherever there is a bound.
+    fn in_rounds(self) -> Self {
+        let rounds = self.found.map(|found| found.count);
+        let few = rounds.is_some_and(|rounds| rounds < ROUNDS);
+        Self { uncertain: self.uncertain || few, rounds, ..self }
     }
 
     /// The same, of a run that was asked for it or not.
@@ -86,7 +100,7 @@ impl Figure {
 
     /// Not missed, and not missing.
     pub fn is_as_wanted(&self) -> bool {
-        self.reached.unwrap_or(!self.requested)
+        self.reached.unwrap_or(self.found.is_some() || !self.requested)
     }
 }
 
@@ -191,7 +205,7 @@ pub fn all(values: &Values, inprocess: Option<&InProcess>, plan: &Requested) -> 
             });
             if found.is_some() || requested {
                 let figure = Figure::new(title, &scenario.to_string(), *bound, " ×", found);
-                figures.push(figure.requested(requested));
+                figures.push(figure.requested(requested).in_rounds());
             }
         }
         if figures.len() == before {
@@ -243,7 +257,7 @@ fn flatness(values: &Values, plan: &Requested) -> Figure {
         _ => ("64b-10kr-new by 64b-1r-new".to_owned(), None, false),
     };
     let title = "new flows are flat from 1 to 10,000 policies: CPU";
-    Figure::new(title, &load, Bound::AtMost(1.1), " ×", found).requested(requested)
+    Figure::new(title, &load, Bound::AtMost(1.1), " ×", found).requested(requested).in_rounds()
 }
 
 /// Whether the run was asked for Weir's and plain's processor time.
@@ -275,7 +289,7 @@ fn large_table(values: &Values, plan: &Requested) -> Option<Figure> {
     let title = "a million flows: CPU beyond ten thousand, less plain's own, ns/packet";
     let load = format!("{large} less {small}");
     let figure = Figure::new(title, &load, Bound::AtMost(300.0), "", found);
-    Some(figure.requested(has_cpu(plan, large) && has_cpu(plan, small)))
+    Some(figure.requested(has_cpu(plan, large) && has_cpu(plan, small)).in_rounds())
 }
 
 /// What `bench/in-process` measured; wanted if it was run along.
@@ -433,6 +447,11 @@ mod tests {
                 .collect();
             find(&figures(&samples), "1 stream").uncertain
         };
+        let two = [(1, Plain), (1, Weir), (2, Plain), (2, Weir)]
+            .map(|(round, who)| (round, "apps-1r", "tcp-1", who, 1.0));
+        let two = figures(&two);
+        let figure = find(&two, "1 stream");
+        assert_eq!((figure.rounds, figure.uncertain), (Some(2), true), "two rounds say little");
         assert!(!uncertain([0.98, 0.99, 1.0, 1.0, 1.0]));
         assert!(uncertain([0.80, 0.98, 1.2, 1.0, 1.0]));
         assert!(!uncertain([0.80, 0.81, 0.82, 0.8, 0.8]));

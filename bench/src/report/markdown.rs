@@ -49,7 +49,8 @@ impl Report {
         writeln!(
             out,
             "- intervals: rank based (order statistics), at least {confidence} % where there are \
-             five rounds or more; fewer give their whole range\n\
+             five rounds or more; fewer give their whole range; uncertain: fewer than five, or the \
+             bound lies within the interval\n\
              - rates: highest rate that was seen to pass, by the bounded search that \
              [README](README.md) describes; a trial passes when it was sent at its rate and its \
              loss is 0 (NDR) or at most 0.1 % (PDR)\n\
@@ -59,19 +60,26 @@ impl Report {
     }
 
     fn figures(&self, out: &mut String) -> fmt::Result {
-        writeln!(out, "## Figures to reach\n\n| figure | load | wanted | found | reached |")?;
-        writeln!(out, "|---|---|---|---|---|")?;
+        writeln!(
+            out,
+            "## Figures to reach\n\n| figure | load | wanted | found | rounds | reached |"
+        )?;
+        writeln!(out, "|---|---|---|---|---:|---|")?;
         for figure in &self.figures {
             let found = figure.found.map_or_else(|| "not measured".to_owned(), interval);
             let reached = match figure.reached {
                 Some(true) => "yes",
                 Some(false) => "**no**",
-                None if figure.requested => "**missing**",
+                None if !figure.is_as_wanted() => "**missing**",
                 None => NOTHING,
             };
-            let doubt = if figure.uncertain { ", within the interval" } else { "" };
+            let doubt = if figure.uncertain { ", uncertain" } else { "" };
+            let rounds = figure.rounds.map_or_else(|| NOTHING.to_owned(), |n| n.to_string());
             let (title, load, wanted) = (&figure.title, &figure.load, &figure.wanted);
-            writeln!(out, "| {title} | {load} | {wanted} | {found} | {reached}{doubt} |")?;
+            writeln!(
+                out,
+                "| {title} | {load} | {wanted} | {found} | {rounds} | {reached}{doubt} |"
+            )?;
         }
         Ok(())
     }

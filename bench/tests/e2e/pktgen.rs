@@ -78,7 +78,7 @@ fn what_is_repeated_on_the_way_is_counted_as_repeated() {
     let net = Net::new();
     let rule = "meta length 110 udp sport 20003 dup to 198.18.2.2 device server";
     if let Err(why) = net.rules("ip", "prerouting", &[rule]) {
-        say(format!("NOT RUN: this kernel's nftables cannot repeat packets ({why})"));
+        say(format!("SKIPPED: this kernel's nftables cannot repeat packets ({why})"));
         return;
     }
     let found = net.pktgen(Family::V4, "--size 128 --flows 10 --rate 2000 --count 1000");
@@ -93,7 +93,7 @@ fn what_is_overtaken_on_the_way_is_counted_as_reordered() {
     let words = "qdisc add dev server root netem delay 20ms reorder 25% 50%";
     let words: Vec<&str> = words.split(' ').collect();
     if let Err(why) = net.attempt("router", "tc", &words) {
-        say(format!("NOT RUN: no netem in this kernel ({why})"));
+        say(format!("SKIPPED: no netem in this kernel ({why})"));
         return;
     }
     let found = net.pktgen(Family::V4, "--rate 2000 --count 1000");

@@ -74,7 +74,8 @@ impl Switch for Weir {
         command.args(["--workers", "1", "--offload", self.offload, "--io", self.io]);
         command.args(["--flows", &flows, "--flows-per-pod", &flows]);
         self.dataplane = Some(lab.spawn("weir-dataplane", command)?);
-        let mut command = lab.command(Where::Node, self.program("weir-control"));
+        let mut command = lab.command(Where::Node, "taskset");
+        command.args(["--cpu-list", "0"]).arg(self.program("weir-control"));
         command.arg("--source").arg(format!("dir:{}", manifests.display()));
         let mut control = lab.spawn("weir-control", command)?;
         let ready = control.wait_until(PATIENCE, || self.is_ready(lab));
@@ -96,7 +97,7 @@ impl Switch for Weir {
     }
 
     fn charged(&self) -> Vec<u32> {
-        self.dataplane.iter().map(Daemon::pid).collect()
+        self.dataplane.iter().chain(&self.control).map(Daemon::pid).collect()
     }
 
     fn counters(&self, lab: &Lab) -> Result<Counters> {
