@@ -54,6 +54,7 @@ pub enum Direction {
 
 impl Direction {
     /// The byte on the wire: 0 or 1.
+    #[inline]
     pub const fn to_wire(self) -> u8 {
         match self {
             Self::FromPod => 0,
@@ -62,6 +63,7 @@ impl Direction {
     }
 
     /// The direction for a wire byte; `None` for anything but 0 and 1.
+    #[inline]
     pub const fn from_wire(byte: u8) -> Option<Self> {
         match byte {
             0 => Some(Self::FromPod),
@@ -84,22 +86,26 @@ impl ShimFlags {
     pub const COUNTED: Self = Self(2);
 
     /// Flags from the wire byte.
+    #[inline]
     pub const fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
 
     /// The wire byte.
+    #[inline]
     pub const fn bits(self) -> u8 {
         self.0
     }
 
     /// True if all bits of `other` are set.
+    #[inline]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
     /// These flags with the bits of `other` set or cleared.
     #[must_use]
+    #[inline]
     pub const fn with(self, other: Self, on: bool) -> Self {
         if on { Self(self.0 | other.0) } else { Self(self.0 & !other.0) }
     }
@@ -166,6 +172,7 @@ impl Shim {
     ///
     /// # Errors
     /// [`ShimError::NotTagged`] and [`ShimError::BadDirection`].
+    #[inline]
     pub fn from_bytes(b: &[u8; SHIM_LEN]) -> Result<Self, ShimError> {
         let tag = u16::from_be_bytes([b[12], b[13]]);
         if tag != SHIM_TAG {
@@ -184,6 +191,7 @@ impl Shim {
     }
 
     /// Encodes to 16 bytes; the inverse of [`Shim::from_bytes`].
+    #[inline]
     pub fn to_bytes(&self) -> [u8; SHIM_LEN] {
         let mut b = [0; SHIM_LEN];
         b[0..4].copy_from_slice(&self.ifindex.to_ne_bytes());
@@ -201,6 +209,7 @@ impl Shim {
     ///
     /// # Errors
     /// Every [`ShimError`].
+    #[inline]
     pub fn of_punted(frame: &[u8]) -> Result<Self, ShimError> {
         if frame.len() < HEAD_LEN {
             return Err(ShimError::TooShort { len: frame.len() });
@@ -216,6 +225,7 @@ impl Shim {
     ///
     /// # Errors
     /// [`ShimError::TooShort`]; the frame is then untouched.
+    #[inline]
     pub fn accept_in_place(&self, frame: &mut [u8]) -> Result<(), ShimError> {
         let len = frame.len();
         let Some(head) = frame.first_chunk_mut::<HEAD_LEN>() else {

@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+
 use super::{BURST, IoStats, PacketIo};
 use crate::frame::Frame;
 
@@ -53,7 +55,6 @@ impl Dice {
 pub struct MemoryIo {
     rx: VecDeque<Vec<u8>>,
     tx: VecDeque<Vec<u8>>,
-    burst: Vec<Vec<u8>>,
     spare: Vec<Vec<u8>>,
     capacity: usize,
     faults: Faults,
@@ -72,7 +73,6 @@ impl MemoryIo {
         Self {
             rx: VecDeque::new(),
             tx: VecDeque::new(),
-            burst: Vec::with_capacity(BURST),
             spare: Vec::new(),
             capacity,
             faults,
@@ -127,6 +127,13 @@ impl MemoryIo {
         self.tx.pop_front()
     }
 
+    /// Takes all accepted frames, unseen, and keeps their buffers. Returns how many.
+    pub fn forget_sent(&mut self) -> usize {
+        let sent = self.tx.len();
+        self.spare.extend(self.tx.drain(..));
+        sent
+    }
+
     /// Frames that wait to be received.
     pub fn waiting(&self) -> usize {
         self.rx.len()
@@ -139,30 +146,25 @@ impl PacketIo for MemoryIo {
         if count == 0 {
             return Ok(0);
         }
-        self.burst.extend(self.rx.drain(..count));
         let mut accepted = [false; BURST];
         {
-            let mut frames: [Frame<'_>; BURST] = std::array::from_fn(|_| Frame::new(&mut []));
-            for (frame, data) in frames.iter_mut().zip(&mut self.burst) {
-                *frame = Frame::new(data);
-            }
-            let (frames, _) = frames.split_at_mut(count);
-            f(frames);
-            for (accepted, frame) in accepted.iter_mut().zip(frames) {
+            let mut frames: ArrayVec<Frame<'_>, BURST> =
+                self.rx.iter_mut().take(count).map(|data| Frame::new(data)).collect();
+            f(&mut frames);
+            for (accepted, frame) in accepted.iter_mut().zip(&frames) {
                 *accepted = frame.accept;
             }
         }
-        let mut burst = std::mem::take(&mut self.burst);
-        for (data, accepted) in burst.drain(..).zip(accepted) {
-            self.stats.rx_frames += 1;
+        for accepted in &accepted[..count] {
+            let Some(data) = self.rx.pop_front() else { break };
             self.stats.rx_bytes += data.len() as u64;
-            if accepted {
+            if *accepted {
                 self.transmit(data);
             } else {
                 self.spare.push(data);
             }
         }
-        self.burst = burst;
+        self.stats.rx_frames += count as u64;
         Ok(count)
     }
 
@@ -226,6 +228,18 @@ mod tests {
         let out: Vec<_> = std::iter::from_fn(|| io.pop()).flatten().collect();
         assert_eq!(out, [1, 2, 3], "the last found no room");
         assert_eq!((io.stats().tx_frames, io.stats().tx_full), (3, 1));
+    }
+
+    #[test]
+    fn buffers_of_forgotten_frames_serve_again() {
+        let mut io = MemoryIo::new(10);
+        let accept = |frames: &mut [Frame<'_>]| frames.iter_mut().for_each(|f| f.accept = true);
+        for round in 1..=3 {
+            (0..5).for_each(|_| io.push(&[1; 60]));
+            io.burst(accept).unwrap();
+            assert_eq!((io.forget_sent(), io.forget_sent()), (5, 0), "round {round}");
+            assert_eq!(io.spare.len(), 5, "round {round}");
+        }
     }
 
     #[test]

@@ -87,6 +87,7 @@ struct V4Head {
 }
 
 impl V4Head {
+    #[inline]
     fn read(l3: &[u8]) -> Result<Self, ParseError> {
         let b = l3.first_chunk::<V4_MIN>().ok_or(ParseError::Truncated(Layer::Ipv4))?;
         if b[0] >> 4 != 4 {
@@ -141,6 +142,7 @@ fn refuse_source_route(mut options: &[u8]) -> Result<(), ParseError> {
 
 /// What kind of fragment it is; refuses those that no honest sender makes and reassembly
 /// might misread. `offset` and `length` are in bytes.
+#[inline]
 fn fragment(
     id: FragmentId,
     offset: usize,
@@ -208,6 +210,7 @@ struct V6Head {
 }
 
 impl V6Head {
+    #[inline]
     fn read(l3: &[u8]) -> Result<(Self, &[u8]), ParseError> {
         let (b, rest) =
             l3.split_first_chunk::<V6_LEN>().ok_or(ParseError::Truncated(Layer::Ipv6))?;
@@ -242,6 +245,7 @@ struct Chain<'a> {
 }
 
 impl<'a> Chain<'a> {
+    #[inline]
     fn walk(first: u8, payload: &'a [u8], quoting: Quoting) -> Result<Self, ParseError> {
         let mut chain = Chain { protocol: first, fragment: Fragment::No, payload };
         for position in 0..=MAX_EXTENSIONS {

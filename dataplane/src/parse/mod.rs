@@ -13,10 +13,12 @@
 //! Checksums are not verified: only the receiver's opinion of them matters, and it drops
 //! the packet by itself.
 //!
-//! Two halves: `ip.rs`, the headers down to the transport protocol, and `transport.rs`.
+//! Two halves: `ip.rs`, the headers down to the transport protocol, and `transport.rs`; and
+//! [`plain`], a short way for most packets, which says the same or nothing.
 #![forbid(unsafe_code)]
 
 mod ip;
+mod plain;
 mod transport;
 
 #[cfg(test)]
@@ -26,6 +28,8 @@ mod tests;
 
 use thiserror::Error;
 use weir_table::addr::Address;
+
+pub use plain::{Plain, plain, plain_then};
 
 use crate::shim::ETHERNET_LEN;
 
@@ -90,11 +94,13 @@ impl TcpFlags {
 
     /// True for a segment that asks for a new connection: SYN without ACK. (SYN together
     /// with FIN or RST never gets this far, see [`ParseError::TcpFlags`].)
+    #[inline]
     pub const fn opens(self) -> bool {
         self.0 & (Self::SYN | Self::ACK) == Self::SYN
     }
 
     /// True for a reset.
+    #[inline]
     pub const fn resets(self) -> bool {
         self.0 & Self::RST != 0
     }

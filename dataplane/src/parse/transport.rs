@@ -34,18 +34,21 @@ pub(super) fn parse(datagram: &Datagram<'_>) -> Result<Packet, ParseError> {
 }
 
 /// The ICMP that cannot stand in a packet of this address's family.
+#[inline]
 const fn other_familys_icmp(address: Address) -> u8 {
     if address.is_v4() { protocol::ICMPV6 } else { protocol::ICMP }
 }
 
 type Parsed = Result<(Transport, u16, u16), ParseError>;
 
+#[inline]
 fn ports(b: &[u8]) -> Option<(u16, u16)> {
     let b = b.first_chunk::<4>()?;
     Some((u16::from_be_bytes([b[0], b[1]]), u16::from_be_bytes([b[2], b[3]])))
 }
 
 /// RFC 9293 section 3.1.
+#[inline]
 fn tcp(b: &[u8]) -> Parsed {
     let head = b.first_chunk::<20>().ok_or(TRUNCATED)?;
     let words = head[12] >> 4;
@@ -61,6 +64,7 @@ fn tcp(b: &[u8]) -> Parsed {
 }
 
 /// RFC 768; RFC 3828, whose length field is a checksum coverage where 0 means all.
+#[inline]
 fn udp(b: &[u8], protocol: u8, fragment: Fragment) -> Parsed {
     let head = b.first_chunk::<8>().ok_or(TRUNCATED)?;
     let field = u16::from_be_bytes([head[4], head[5]]);

@@ -9,19 +9,14 @@ use weir_table::addr::Address;
 use weir_table::counters::Reason;
 use weir_table::flow::{FlowHash, FlowKey, FlowTable, Side};
 use weir_table::mem::Words;
+use weir_table::stamps::Stamps;
 
 use super::View;
-use crate::endpoints::{Endpoint, Endpoints};
-use crate::parse::{self, Extent, FiveTuple, Fragment, FragmentId, Packet, ParseError, Transport};
+use crate::endpoints::{Endpoint, Endpoints, Owner};
+use crate::parse::{
+    self, Extent, FiveTuple, Fragment, FragmentId, Packet, ParseError, Plain, Transport,
+};
 use crate::shim::{Direction, SHIM_LEN, Shim, ShimFlags};
-
-/// A frame that goes no further.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    /// Of the hook; if the frame does not say, counted as leaving a pod.
-    pub direction: Direction,
-    pub reason: Reason,
-}
 
 /// A fragment, and its datagram by what is the same in all of its fragments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +44,23 @@ pub(super) struct FlowPacket {
     pub resets: bool,
     /// The steering program counted it in the entry of its flow.
     pub counted: bool,
-    first_fragment: Option<FragmentOf>,
+}
+
+impl FlowPacket {
+    /// Begins to load what [`FlowPacket::approach`] looks at.
+    #[inline]
+    pub fn warm<W: Words>(&self, flows: &FlowTable<W>) {
+        flows.warm(&self.key, self.hash);
+    }
+
+    /// Begins to load what the decision will want.
+    #[inline]
+    pub fn approach<W: Words>(&self, flows: &FlowTable<W>, stamps: &Stamps<W>) {
+        if let Some([lo, hi]) = flows.approach(&self.key, self.hash) {
+            stamps.warm(lo);
+            stamps.warm(hi);
+        }
+    }
 }
 
 /// An ICMP error, filed as a packet of the flow that it quotes, sent against the
@@ -76,28 +87,47 @@ pub(super) struct GroupPacket {
 /// What kind of decision the packet needs.
 #[derive(Debug)]
 pub(super) enum Crossing {
-    Flow(FlowPacket),
+    /// The fragment, if it is a first one: what [`FragmentOf`] adds follows from the key.
+    Flow(FlowPacket, Option<(FragmentId, Extent)>),
     Related(RelatedError),
     Group(GroupPacket),
     LaterFragment(FragmentOf),
 }
 
 impl Crossing {
-    /// Begins to load what the next stage will want.
-    #[inline]
-    pub fn warm<W: Words>(&self, flows: &FlowTable<W>) {
+    /// The flow that the packet belongs to, or is about.
+    fn flow(&self) -> Option<&FlowPacket> {
         match self {
-            Self::Flow(packet) | Self::Related(RelatedError { about: Some(packet), .. }) => {
-                flows.warm(&packet.key, packet.hash);
+            Self::Flow(packet, _) | Self::Related(RelatedError { about: Some(packet), .. }) => {
+                Some(packet)
             }
-            Self::Related(_) | Self::Group(_) | Self::LaterFragment(_) => {}
+            Self::Related(_) | Self::Group(_) | Self::LaterFragment(_) => None,
+        }
+    }
+
+    /// See [`FlowPacket::warm`].
+    pub fn warm<W: Words>(&self, flows: &FlowTable<W>) {
+        if let Some(packet) = self.flow() {
+            packet.warm(flows);
+        }
+    }
+
+    /// See [`FlowPacket::approach`].
+    pub fn approach<W: Words>(&self, flows: &FlowTable<W>, stamps: &Stamps<W>) {
+        if let Some(packet) = self.flow() {
+            packet.approach(flows, stamps);
         }
     }
 
     /// Set if later fragments will ask for this packet's outcome.
-    pub fn first_fragment(&self) -> Option<FragmentOf> {
+    pub fn first_fragment<W: Words>(&self, flows: &FlowTable<W>) -> Option<FragmentOf> {
         match self {
-            Self::Flow(packet) => packet.first_fragment,
+            Self::Flow(packet, fragment) => {
+                let (id, extent) = (*fragment)?;
+                let [src, dst] =
+                    [packet.sender, packet.sender.other()].map(|s| packet.key.end(s).0);
+                Some(FragmentOf::new(flows, (src, dst), id, extent))
+            }
             Self::Group(packet) => packet.first_fragment,
             Self::Related(error) => error.first_fragment,
             Self::LaterFragment(_) => None,
@@ -105,19 +135,70 @@ impl Crossing {
     }
 }
 
-/// Reads shim and packet and checks them against the endpoints.
-#[inline]
-pub(super) fn admit<B, W: Words>(
+impl FragmentOf {
+    /// The identification takes the place of the ports, so that the flow table's keyed
+    /// hash serves here as well. The two ends keep their order only up to direction,
+    /// which the hook adds.
+    fn new<W: Words>(
+        flows: &FlowTable<W>,
+        (src, dst): (Address, Address),
+        FragmentId { id, next }: FragmentId,
+        extent: Extent,
+    ) -> Self {
+        let [a, b, c, d] = id.to_be_bytes();
+        let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let (key, _) = FlowKey::new((src, high), (dst, low), next);
+        Self { key, hash: flows.hash(&key), extent }
+    }
+}
+
+/// The short way: a plain packet ([`parse::plain`]) between two ends of which neither is
+/// quarantined, at the hook of the one whose it is. `None`: whatever else it is,
+/// [`admit`] says what.
+#[inline(always)]
+pub(super) fn admit_plain<B, W: Words>(
+    shim: &Shim,
     frame: &[u8],
     view: &View<'_, B, W>,
-) -> Result<(Shim, Crossing), Refusal> {
-    let shim = Shim::of_punted(frame)
-        .map_err(|_| Refusal { direction: Direction::FromPod, reason: Reason::BadShim })?;
+) -> Option<FlowPacket> {
+    parse::plain_then(frame.get(SHIM_LEN..)?, |plain| {
+        let Plain { src, dst, protocol, sport, dport, flags } = plain;
+        let [from, to] = [src, dst].map(|address| view.endpoints.owner(address));
+        let own = match shim.direction {
+            Direction::FromPod => from?,
+            Direction::ToPod => to?,
+        };
+        let quarantined = |owner: &Owner| owner.quarantined;
+        if own.ifindex != shim.ifindex
+            || from.is_some_and(quarantined)
+            || to.is_some_and(quarantined)
+        {
+            return None;
+        }
+        let [from, to] = [from, to].map(|owner| owner.map_or(0, |owner| owner.ifindex));
+        let (key, sender) = FlowKey::new((src, sport), (dst, dport), protocol);
+        Some(FlowPacket {
+            key,
+            hash: view.flows.hash(&key),
+            sender,
+            direction: shim.direction,
+            ifindex: if sender == Side::Lo { [from, to] } else { [to, from] },
+            tcp_flags: flags.0,
+            opens: flags.opens(),
+            resets: flags.resets(),
+            counted: shim.flags.contains(ShimFlags::COUNTED),
+        })
+    })
+}
+
+/// Reads the packet and checks it against the endpoints.
+pub(super) fn admit<B, W: Words>(
+    shim: &Shim,
+    frame: &[u8],
+    view: &View<'_, B, W>,
+) -> Result<Crossing, Reason> {
     let ethernet = frame.get(SHIM_LEN..).unwrap_or_default();
-    match at_hook(&shim, ethernet, view) {
-        Ok(crossing) => Ok((shim, crossing)),
-        Err(reason) => Err(Refusal { direction: shim.direction, reason }),
-    }
+    at_hook(shim, ethernet, view)
 }
 
 fn at_hook<B, W: Words>(
@@ -167,7 +248,7 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
 
     fn classify(&self, packet: &Packet) -> Result<Crossing, Reason> {
         if let Fragment::Later(id, extent) = packet.fragment {
-            return Ok(Crossing::LaterFragment(self.fragment_of(&packet.tuple, id, extent)));
+            return Ok(Crossing::LaterFragment(self.fragment_of(&packet.tuple, (id, extent))));
         }
         if is_group(packet.tuple.dst) {
             return self.group_packet(packet).map(Crossing::Group);
@@ -181,8 +262,7 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
             flow.opens = flags.opens();
             flow.resets = flags.resets();
         }
-        flow.first_fragment = self.first_fragment_of(packet);
-        Ok(Crossing::Flow(flow))
+        Ok(Crossing::Flow(flow, first_fragment_of(packet)))
     }
 
     /// A packet of this 5-tuple at this hook.
@@ -209,7 +289,6 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
             opens: false,
             resets: false,
             counted: self.counted,
-            first_fragment: None,
         })
     }
 
@@ -232,7 +311,9 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
             Some(quoted) => Some(self.flow_packet(&quoted.reversed())?),
             None => None,
         };
-        Ok(RelatedError { about, first_fragment: self.first_fragment_of(packet) })
+        let first_fragment =
+            first_fragment_of(packet).map(|fragment| self.fragment_of(&packet.tuple, fragment));
+        Ok(RelatedError { about, first_fragment })
     }
 
     fn group_packet(&self, packet: &Packet) -> Result<GroupPacket, Reason> {
@@ -255,34 +336,25 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
             protocol: tuple.protocol,
             dport,
             direction: self.direction,
-            first_fragment: self.first_fragment_of(packet),
+            first_fragment: first_fragment_of(packet)
+                .map(|fragment| self.fragment_of(tuple, fragment)),
         })
     }
 
-    fn first_fragment_of(&self, packet: &Packet) -> Option<FragmentOf> {
-        match packet.fragment {
-            Fragment::First(id, extent) => Some(self.fragment_of(&packet.tuple, id, extent)),
-            Fragment::No | Fragment::Later(..) => None,
-        }
+    fn fragment_of(&self, tuple: &FiveTuple, (id, extent): (FragmentId, Extent)) -> FragmentOf {
+        FragmentOf::new(self.view.flows, (tuple.src, tuple.dst), id, extent)
     }
+}
 
-    /// The identification takes the place of the ports, so that the flow table's keyed
-    /// hash serves here as well. The two ends keep their order only up to direction,
-    /// which the hook adds.
-    fn fragment_of(
-        &self,
-        tuple: &FiveTuple,
-        FragmentId { id, next }: FragmentId,
-        extent: Extent,
-    ) -> FragmentOf {
-        let [a, b, c, d] = id.to_be_bytes();
-        let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-        let (key, _) = FlowKey::new((tuple.src, high), (tuple.dst, low), next);
-        FragmentOf { key, hash: self.view.flows.hash(&key), extent }
+fn first_fragment_of(packet: &Packet) -> Option<(FragmentId, Extent)> {
+    match packet.fragment {
+        Fragment::First(id, extent) => Some((id, extent)),
+        Fragment::No | Fragment::Later(..) => None,
     }
 }
 
 /// The device of an address if it is an endpoint's of this node, else 0.
+#[inline]
 fn local_ifindex(endpoints: &Endpoints, address: Address) -> Result<u32, Reason> {
     match endpoints.by_address(address) {
         None => Ok(0),
@@ -291,6 +363,99 @@ fn local_ifindex(endpoints: &Endpoints, address: Address) -> Result<u32, Reason>
     }
 }
 
+#[inline]
 fn is_group(address: Address) -> bool {
     address.is_multicast() || address.is_broadcast()
+}
+
+#[cfg(test)]
+#[path = "../../tests/support/frames.rs"]
+#[allow(dead_code)]
+mod frames;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::endpoints::EndpointsBuilder;
+    use proptest::prelude::*;
+    use weir_table::flow::{HashKey, layout};
+    use weir_table::mem::SharedWords;
+    use weir_table::stamps::Stamps;
+
+    fn address(n: u8, six: bool) -> Address {
+        match (n, six) {
+            (0, false) => Address::v4([224, 0, 0, 5]),
+            (0, true) => "ff02::1".parse().unwrap(),
+            (n, false) => Address::v4([10, 0, 0, n]),
+            (n, true) => format!("fd00::{n}").parse().unwrap(),
+        }
+    }
+
+    /// Devices 1 and 2 are pods' with the addresses of that number, 3 is quarantined, 4 is
+    /// nobody's; address 0 is a group's.
+    fn endpoints() -> Endpoints {
+        let mut builder = EndpointsBuilder::new();
+        for n in 1..=3u8 {
+            builder.add(Endpoint {
+                ifindex: u32::from(n),
+                addresses: vec![address(n, false), address(n, true)],
+                void: Vec::new(),
+                quarantined: n == 3,
+                name: String::new(),
+            });
+        }
+        builder.build().0
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        /// Whoever goes the short way arrives where the long one leads, and no packet
+        /// between two pods in order takes the long one.
+        #[test]
+        fn the_short_way_leads_where_the_long_one_does(
+            (six, from_pod, is_tcp) in any::<(bool, bool, bool)>(),
+            device in 1..=4u32,
+            (from, to) in (0..=4u8, 0..=4u8),
+            (sport, dport, flags) in any::<(u16, u16, u8)>(),
+            shim_flags in any::<u8>(),
+            edit in proptest::option::of((14..60usize, any::<u8>())),
+        ) {
+            let words = || SharedWords::heap(layout::v6_words(2));
+            let key = HashKey::from_bytes(&[7; HashKey::BYTES]);
+            let v4 = SharedWords::heap(layout::v4_words(2));
+            let flows = FlowTable::new(v4, words(), key.clone()).unwrap();
+            let stamps = Stamps::new(SharedWords::heap(2), key).unwrap();
+            let endpoints = endpoints();
+            let classifier = None::<&weir_table::classify::Classifier<Vec<u8>, SharedWords>>;
+            let view =
+                View { classifier, endpoints: &endpoints, flows: &flows, stamps: &stamps, verdicts: None };
+            let ends = ((address(from, six), sport), (address(to, six), dport));
+            let ethernet = if is_tcp {
+                frames::tcp(ends.0, ends.1, flags)
+            } else {
+                frames::udp(ends.0, ends.1)
+            };
+            let direction = if from_pod { Direction::FromPod } else { Direction::ToPod };
+            let shim =
+                Shim { flags: ShimFlags::from_bits(shim_flags), ..Shim::new(device, direction) };
+            let mut frame = Vec::new();
+            shim.push_punted(&ethernet, &mut frame);
+            if let Some((at, value)) = edit && let Some(byte) = frame.get_mut(SHIM_LEN + at) {
+                *byte = value;
+            }
+            let long = admit(&shim, &frame, &view);
+            let short = admit_plain(&shim, &frame, &view);
+            match (short, long) {
+                (Some(short), Ok(Crossing::Flow(long, _))) => {
+                    prop_assert_eq!(format!("{short:?}"), format!("{long:?}"));
+                }
+                (Some(short), long) => prop_assert!(false, "{short:?} but {long:?}"),
+                (None, Ok(Crossing::Flow(long, _))) => {
+                    prop_assert!(edit.is_some(), "the long way for {long:?}");
+                }
+                (None, _) => {}
+            }
+        }
+    }
 }

@@ -21,10 +21,14 @@
 //! - A flow whose time is over is no flow, whether or not expiry has come by.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
+
 use weir_table::classify::{Classifier, Connection};
 use weir_table::counters::{Counter, CounterBlock, Reason};
 use weir_table::flow::layout::{SEEN_FIN, SEEN_RST};
-use weir_table::flow::{Flow, FlowKey, FlowRef, FlowTable, InChange, NewFlow, NoRoom, Side, Tick};
+use weir_table::flow::{
+    Flow, FlowKey, FlowRef, FlowTable, InChange, NewFlow, NoRoom, Seeing, Side, Tick,
+};
 use weir_table::mem::Words;
 use weir_table::stamps::Stamps;
 
@@ -41,6 +45,8 @@ pub(super) struct Conntrack<'a, B, W, C> {
     stamps: &'a Stamps<W>,
     offload: Offload<'a, W>,
     counters: &'a CounterBlock<C>,
+    /// Packets of known flows so far.
+    hits: Cell<u64>,
     now: Tick,
 }
 
@@ -63,7 +69,12 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     ) -> Self {
         let &View { flows, stamps, verdicts, .. } = view;
         let offload = Offload::new(flows, stamps, verdicts);
-        Self { classifier, flows, stamps, offload, counters, now }
+        Self { classifier, flows, stamps, offload, counters, hits: Cell::new(0), now }
+    }
+
+    /// Packets of known flows so far, to be counted as [`Counter::FlowHits`] once a burst.
+    pub const fn hits(&self) -> u64 {
+        self.hits.get()
     }
 
     /// True if what was stamped so still holds.
@@ -80,7 +91,24 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     }
 
     /// Decides a packet by its flow.
+    #[inline]
     pub fn follow(&self, packet: &FlowPacket) -> Outcome {
+        let &FlowPacket { ref key, hash, sender: side, tcp_flags, ifindex, .. } = packet;
+        let seeing = Seeing { side, tcp_flags, ifindex, now: self.now };
+        if !packet.opens
+            && let Some((entry, cut)) = self.flows.hit(key, hash, &seeing, self.stamps)
+        {
+            self.offload.keep_order(entry, packet);
+            self.hits.set(self.hits.get() + 1);
+            return if cut { Outcome::Drop(Reason::FlowCut) } else { pass(packet) };
+        }
+        self.follow_otherwise(packet)
+    }
+
+    /// Decides a packet that may be more than one more of its flow.
+    #[cold]
+    #[inline(never)]
+    fn follow_otherwise(&self, packet: &FlowPacket) -> Outcome {
         let (entry, flow) = match self.flows.lookup(&packet.key, packet.hash) {
             Ok(Some(found)) => found,
             Ok(None) => return self.open(packet),
@@ -97,7 +125,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
             }
             _ if packet.opens && !is_repetition(&flow, packet.sender) => self.open(packet),
             Standing::Current => {
-                self.counters.add(Counter::FlowHits, 1);
+                self.hits.set(self.hits.get() + 1);
                 self.flows.touch(entry, packet.sender, packet.tcp_flags, self.now);
                 if flow.denied { Outcome::Drop(Reason::FlowCut) } else { pass(packet) }
             }
@@ -261,6 +289,7 @@ fn is_repetition(flow: &Flow, sender: Side) -> bool {
 
 /// The packet may pass; past the second hook as well if that is the other side's on this
 /// node, which the verdict then included.
+#[inline]
 fn pass(packet: &FlowPacket) -> Outcome {
     let [lo, hi] = packet.ifindex;
     let covers_both = packet.direction == Direction::FromPod && lo != 0 && hi != 0;

@@ -1,16 +1,17 @@
 //! The verdict pipeline: a burst of punted frames and a time in, accepted frames out.
 //!
 //! ```text
-//!  frames ──> admit ───────────────> decide ───────────────────────> answer
-//!             whose hook is this?    flow known, current: its verdict  rewrite the head
-//!             parse                  stale: judge again, its way round of what passes,
-//!             may it be here?        unknown: judge, sender opens it   count what drops
-//!             hash, warm the table   remember
+//!  frames ──> admit ───────────> probe ──────> decide ────────────────────────> answer
+//!             whose hook is this? is the flow  flow known, current: its verdict  rewrite the
+//!             parse               there?       stale: judge again, its way round head of what
+//!             may it be here?     fetch its    unknown: judge, sender opens it   passes, count
+//!             hash, fetch bucket  stamps       remember                          what drops
 //! ```
 //!
-//! The stages run one after the other over the whole burst, so that the cache misses of
-//! the flow table, begun in the first stage for every packet, overlap. Within the second
-//! stage packets keep their order, since one may open the flow of the next.
+//! The stages run one after the other over the whole burst, so that the cache misses that
+//! every packet has overlap with those of the others: each stage asks for what the next will
+//! read, and goes on. Nothing is decided before the third, in which packets keep their order,
+//! since one may open the flow of the next.
 //!
 //! Pure code: no I/O, no clock, no log, no allocation, no lock. Time is a parameter; the
 //! world is a [`View`] of immutable snapshots and shared atomics; what happened shows in
@@ -50,7 +51,7 @@ use crate::frame::Frame;
 use crate::io::BURST;
 use crate::shim::{Direction, HEAD_LEN, Shim, ShimFlags};
 
-use admit::{Crossing, Refusal};
+use admit::{Crossing, FlowPacket};
 use conntrack::Conntrack;
 use fragments::Fragments;
 
@@ -88,11 +89,22 @@ const HELD_FRAME: usize = HEAD_LEN + 1500;
 /// A packet on its way through the stages.
 #[derive(Debug)]
 struct Job {
-    /// Which frame of the burst.
-    frame: usize,
-    shim: Shim,
-    crossing: Crossing,
+    task: Task,
     outcome: Outcome,
+    /// Which frame of the burst.
+    frame: u8,
+}
+
+const _: () = assert!(BURST <= 1 << u8::BITS);
+
+/// What is to be decided. What is most of the traffic stands here, all else elsewhere, so
+/// that a burst of jobs is small.
+#[derive(Debug)]
+enum Task {
+    /// A whole packet of a flow.
+    Flow(FlowPacket),
+    /// Anything else: its number in [`Pipeline::others`].
+    Other(u8),
 }
 
 /// One worker's pipeline: what it remembers between bursts.
@@ -100,6 +112,8 @@ struct Job {
 pub struct Pipeline {
     worker: u32,
     jobs: Vec<Job>,
+    /// What jobs of this burst refer to.
+    others: Vec<Crossing>,
     fragments: Fragments,
     expiry: ExpiryCursor,
     pace: expiry::Pace,
@@ -113,6 +127,7 @@ impl Pipeline {
         Self {
             worker: u32::try_from(worker).unwrap_or(u32::MAX),
             jobs: Vec::with_capacity(BURST),
+            others: Vec::with_capacity(BURST),
             fragments: Fragments::new(HELD_FRAME),
             expiry: ExpiryCursor::new(worker, workers),
             pace: expiry::Pace::default(),
@@ -150,6 +165,7 @@ impl Pipeline {
         self.drops.begin(now_ns);
         for burst in frames.chunks_mut(BURST) {
             self.admit(burst, view, counters);
+            self.probe(view);
             self.decide(burst, view, now, counters);
             self.answer(burst, counters);
         }
@@ -201,24 +217,66 @@ impl Pipeline {
         counters: &CounterBlock<C>,
     ) {
         self.jobs.clear();
-        for (frame, data) in burst.iter().map(|frame| &*frame.data).enumerate() {
-            match admit::admit(data, view) {
-                Ok((shim, crossing)) => {
-                    if shim.worker != self.worker {
-                        counters.add(Counter::Misdirected, 1);
-                    }
-                    crossing.warm(view.flows);
-                    let outcome = Outcome::Drop(Reason::NoTable);
-                    self.jobs.push(Job { frame, shim, crossing, outcome });
+        self.others.clear();
+        for (frame, data) in (0u8..).zip(burst.iter().map(|frame| &*frame.data)) {
+            let Ok(shim) = Shim::of_punted(data) else {
+                // It does not say which way it was going.
+                let direction = counters::Direction::Egress;
+                self.drops.dropped(data, direction, Reason::BadShim, counters);
+                continue;
+            };
+            let task = match admit::admit_plain(&shim, data, view) {
+                Some(packet) => {
+                    packet.warm(view.flows);
+                    Task::Flow(packet)
                 }
-                Err(Refusal { direction, reason }) => {
-                    self.drops.dropped(data, policy_direction(direction), reason, counters);
+                None => match self.admit_other(&shim, data, view) {
+                    Ok(task) => task,
+                    Err(reason) => {
+                        let direction = policy_direction(shim.direction);
+                        self.drops.dropped(data, direction, reason, counters);
+                        continue;
+                    }
+                },
+            };
+            if shim.worker != self.worker {
+                counters.add(Counter::Misdirected, 1);
+            }
+            self.jobs.push(Job { task, outcome: Outcome::Drop(Reason::NoTable), frame });
+        }
+    }
+
+    /// The long way of the first stage.
+    #[cold]
+    #[inline(never)]
+    fn admit_other<B, W: Words>(
+        &mut self,
+        shim: &Shim,
+        frame: &[u8],
+        view: &View<'_, B, W>,
+    ) -> Result<Task, Reason> {
+        let crossing = admit::admit(shim, frame, view)?;
+        crossing.warm(view.flows);
+        let number = u8::try_from(self.others.len()).unwrap_or(u8::MAX);
+        self.others.push(crossing);
+        Ok(Task::Other(number))
+    }
+
+    /// Second stage: what the first began to load has come; from there to the rest.
+    fn probe<B, W: Words>(&self, view: &View<'_, B, W>) {
+        for job in &self.jobs {
+            match &job.task {
+                Task::Flow(packet) => packet.approach(view.flows, view.stamps),
+                Task::Other(number) => {
+                    if let Some(crossing) = self.others.get(usize::from(*number)) {
+                        crossing.approach(view.flows, view.stamps);
+                    }
                 }
             }
         }
     }
 
-    /// Second stage: verdicts, in the order of the packets.
+    /// Third stage: verdicts, in the order of the packets.
     fn decide<B: AsRef<[u8]>, W: Words, C: Words>(
         &mut self,
         burst: &[Frame<'_>],
@@ -228,76 +286,100 @@ impl Pipeline {
     ) {
         let Some(classifier) = view.classifier else { return };
         let conntrack = Conntrack::new(classifier, view, counters, now);
-        let drops = &mut self.drops;
-        let mut last_word = |frame: &[u8], reason| {
-            drops.dropped(frame, hook_of(frame), reason, counters);
-        };
         for job in &mut self.jobs {
-            let hook = (job.shim.ifindex, job.shim.direction);
-            // The stamps before the verdict: see Conntrack::stamps_of().
-            let first = job.crossing.first_fragment();
-            let first = first.map(|fragment| (fragment, conntrack.stamps_of(&fragment.key)));
-            job.outcome = match &job.crossing {
-                Crossing::Flow(packet) => conntrack.follow(packet),
-                Crossing::Related(error) => conntrack.relate(error),
-                Crossing::Group(packet) => conntrack.deliver_to_group(packet),
-                Crossing::LaterFragment(fragment) => {
-                    let frame = burst.get(job.frame).map_or(&[][..], |frame| &*frame.data);
-                    let holds = |stamps| conntrack.holds(stamps);
-                    self.fragments.later((hook, now), fragment, frame, holds, &mut last_word)
+            job.outcome = match &job.task {
+                Task::Flow(packet) => conntrack.follow(packet),
+                Task::Other(number) => {
+                    let Some(crossing) = self.others.get(usize::from(*number)) else { continue };
+                    let frame = burst.get(usize::from(job.frame)).map_or(&[][..], |f| &*f.data);
+                    let held = (&mut self.fragments, &mut self.drops);
+                    decide_other(&conntrack, crossing, frame, held, (view, now, counters))
                 }
             };
-            if let Some((fragment, stamps)) = first {
-                let said = (job.outcome, stamps);
-                let rewrite = |frame: &mut [u8]| {
-                    if let Ok(shim) = Shim::of_punted(frame) {
-                        accept(&shim, said.0, frame, counters);
-                        counters.add(Counter::FragmentsReleased, 1);
-                    }
-                };
-                let fragments = &mut self.fragments;
-                job.outcome =
-                    fragments.first((hook, now), &fragment, said, rewrite, &mut last_word);
-            }
         }
+        counters.add(Counter::FlowHits, conntrack.hits());
     }
 
-    /// Third stage: the head of what passes is rewritten for the way back.
+    /// Fourth stage: the head of what passes is rewritten for the way back.
     fn answer<C: Words>(&mut self, burst: &mut [Frame<'_>], counters: &CounterBlock<C>) {
+        // Counted together: all packets of a burst take turns at the same two counters.
+        let (mut from_pods, mut to_pods) = (0, 0);
         for job in &self.jobs {
             // A job is made of a frame of this burst.
-            let Some(frame) = burst.get_mut(job.frame) else { continue };
+            let Some(frame) = burst.get_mut(usize::from(job.frame)) else { continue };
             match job.outcome {
                 Outcome::Pass { .. } => {
-                    frame.accept = accept(&job.shim, job.outcome, frame.data, counters);
+                    let direction = accept(job.outcome, frame.data);
+                    frame.accept = direction.is_some();
+                    from_pods += u64::from(direction == Some(Direction::FromPod));
+                    to_pods += u64::from(direction == Some(Direction::ToPod));
                 }
                 Outcome::Drop(reason) => {
-                    let direction = policy_direction(job.shim.direction);
-                    self.drops.dropped(frame.data, direction, reason, counters);
+                    self.drops.dropped(frame.data, hook_of(frame.data), reason, counters);
                 }
                 Outcome::Hold => counters.add(Counter::FragmentsHeld, 1),
             }
         }
+        counters.add(passed(Direction::FromPod), from_pods);
+        counters.add(passed(Direction::ToPod), to_pods);
     }
 }
 
-/// Rewrites the head of a frame that passes and counts it. False: it cannot be one.
-fn accept<C: Words>(
-    shim: &Shim,
-    outcome: Outcome,
-    frame: &mut [u8],
-    counters: &CounterBlock<C>,
-) -> bool {
+/// Decides what is not simply a packet of a flow.
+#[cold]
+#[inline(never)]
+fn decide_other<B: AsRef<[u8]>, W: Words, C: Words>(
+    conntrack: &Conntrack<'_, B, W, C>,
+    crossing: &Crossing,
+    frame: &[u8],
+    (fragments, drops): (&mut Fragments, &mut DropSampler),
+    (view, now, counters): (&View<'_, B, W>, Tick, &CounterBlock<C>),
+) -> Outcome {
+    let mut last_word = |frame: &[u8], reason| {
+        drops.dropped(frame, hook_of(frame), reason, counters);
+    };
+    // It has been read before.
+    let Ok(shim) = Shim::of_punted(frame) else { return Outcome::Drop(Reason::BadShim) };
+    let hook = (shim.ifindex, shim.direction);
+    // The stamps before the verdict: see Conntrack::stamps_of().
+    let first = crossing.first_fragment(view.flows);
+    let first = first.map(|fragment| (fragment, conntrack.stamps_of(&fragment.key)));
+    let outcome = match crossing {
+        Crossing::Flow(packet, _) => conntrack.follow(packet),
+        Crossing::Related(error) => conntrack.relate(error),
+        Crossing::Group(packet) => conntrack.deliver_to_group(packet),
+        Crossing::LaterFragment(fragment) => {
+            let holds = |stamps| conntrack.holds(stamps);
+            fragments.later((hook, now), fragment, frame, holds, &mut last_word)
+        }
+    };
+    let Some((first, stamps)) = first else { return outcome };
+    let rewrite = |frame: &mut [u8]| {
+        if let Some(direction) = accept(outcome, frame) {
+            counters.add(passed(direction), 1);
+            counters.add(Counter::FragmentsReleased, 1);
+        }
+    };
+    fragments.first((hook, now), &first, (outcome, stamps), rewrite, &mut last_word)
+}
+
+/// Rewrites the head of a punted frame that passes; says which way it goes. `None`: it is no
+/// punted frame.
+#[inline]
+fn accept(outcome: Outcome, frame: &mut [u8]) -> Option<Direction> {
+    let shim = Shim::of_punted(frame).ok()?;
     let covers_both = outcome == Outcome::Pass { covers_both: true };
     let flags = shim.flags.with(ShimFlags::COVERS_BOTH, covers_both);
-    counters.add(
-        match policy_direction(shim.direction) {
-            counters::Direction::Egress => Counter::PassedEgress,
-            counters::Direction::Ingress => Counter::PassedIngress,
-        },
-        1,
-    );
-    Shim { flags, ..*shim }.accept_in_place(frame).is_ok()
+    Shim { flags, ..shim }.accept_in_place(frame).ok()?;
+    Some(shim.direction)
+}
+
+/// Where frames are counted that passed.
+const fn passed(direction: Direction) -> Counter {
+    match policy_direction(direction) {
+        counters::Direction::Egress => Counter::PassedEgress,
+        counters::Direction::Ingress => Counter::PassedIngress,
+    }
 }
 
 /// Which way a punted frame was going.

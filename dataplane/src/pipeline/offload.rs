@@ -38,7 +38,7 @@ impl<'a, W: Words> Offload<'a, W> {
     }
 
     /// Notes a packet of a known flow that the hook could not count.
-    #[inline]
+    #[inline(always)]
     pub fn keep_order(&self, entry: FlowRef, packet: &FlowPacket) {
         if self.verdicts.is_some() && !packet.counted {
             self.flows.hold(entry, packet.sender);

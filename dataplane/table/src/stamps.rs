@@ -31,7 +31,7 @@
 use crate::abi;
 use crate::addr::Address;
 use crate::flow::HashKey;
-use crate::mem::Words;
+use crate::mem::{Words, prefetch};
 use crate::sync::Ordering;
 
 /// Cells of the array, a power of two.
@@ -93,6 +93,15 @@ impl<W: Words> Stamps<W> {
             let value = stamp & CURRENT;
             value == cell & CURRENT || value == cell >> 32
         })
+    }
+
+    /// Begins to load what [`Stamps::holds`] will ask for.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // the shift leaves 32 bits
+    pub fn warm(&self, stamp: u64) {
+        if let Some(cell) = self.words.words().get((stamp >> 32) as u32 as usize) {
+            prefetch(cell);
+        }
     }
 
     /// Both sides' stamps hold.

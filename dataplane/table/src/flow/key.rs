@@ -20,6 +20,7 @@ pub enum Side {
 impl Side {
     /// The other side.
     #[must_use]
+    #[inline]
     pub const fn other(self) -> Self {
         match self {
             Self::Lo => Self::Hi,
@@ -28,6 +29,7 @@ impl Side {
     }
 
     /// 0 for lo, 1 for hi: for arrays with one element a side.
+    #[inline]
     pub const fn index(self) -> usize {
         match self {
             Self::Lo => 0,
@@ -37,74 +39,90 @@ impl Side {
 }
 
 /// A 5-tuple without direction. Invariant: lo ≤ hi by (address, port).
+///
+/// It is held as the words that stand in an entry, so that looking it up compares and hashes
+/// words; its ends are taken apart only for those who ask.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
-    lo: (Address, u16),
-    hi: (Address, u16),
-    protocol: u8,
+    /// Of an IPv4 key the first [`V4_KEY_WORDS`]; the others are 0.
+    words: [u64; V6_KEY_WORDS],
+    is_v4: bool,
 }
 
 impl FlowKey {
     /// The key for a packet from `src` to `dst`, and the side that sent it.
     #[inline]
     pub fn new(src: (Address, u16), dst: (Address, u16), protocol: u8) -> (Self, Side) {
-        if src <= dst {
-            (Self { lo: src, hi: dst, protocol }, Side::Lo)
-        } else {
-            (Self { lo: dst, hi: src, protocol }, Side::Hi)
+        if let (Some(from), Some(to)) = (src.0.v4_bits(), dst.0.v4_bits()) {
+            // In one number an end compares as (address, port) does.
+            let [from, to] = [(from, src.1), (to, dst.1)]
+                .map(|(address, port)| u64::from(address) << 16 | u64::from(port));
+            let (lo, hi, sender) =
+                if from <= to { (from, to, Side::Lo) } else { (to, from, Side::Hi) };
+            let addresses = lo >> 16 | (hi >> 16) << 32;
+            let ports = lo & 0xffff | (hi & 0xffff) << PORT_HI_SHIFT;
+            let ports = ports | u64::from(protocol) << PROTOCOL_SHIFT;
+            return (Self { words: [addresses, ports, 0, 0, 0], is_v4: true }, sender);
         }
+        let (lo, hi, sender) = if src <= dst { (src, dst, Side::Lo) } else { (dst, src, Side::Hi) };
+        let ((a, b), (c, d)) = (lo.0.to_words(), hi.0.to_words());
+        let ports = u64::from(lo.1)
+            | u64::from(hi.1) << PORT_HI_SHIFT
+            | u64::from(protocol) << PROTOCOL_SHIFT;
+        (Self { words: [a, b, c, d, ports], is_v4: false }, sender)
     }
 
     /// Address and port of one side.
     #[inline]
     pub const fn end(&self, side: Side) -> (Address, u16) {
-        match side {
-            Side::Lo => self.lo,
-            Side::Hi => self.hi,
-        }
+        let [a, b, c, d, _] = self.words;
+        let address = match (self.is_v4, side) {
+            (true, Side::Lo) => v4_address(a),
+            (true, Side::Hi) => v4_address(a >> 32),
+            (false, Side::Lo) => Address::from_words(a, b),
+            (false, Side::Hi) => Address::from_words(c, d),
+        };
+        let [_, _, _, _, hi_a, hi_b, lo_a, lo_b] = self.ports_word().to_be_bytes();
+        let port = match side {
+            Side::Lo => u16::from_be_bytes([lo_a, lo_b]),
+            Side::Hi => u16::from_be_bytes([hi_a, hi_b]),
+        };
+        (address, port)
     }
 
     /// IANA protocol number.
     #[inline]
     pub const fn protocol(&self) -> u8 {
-        self.protocol
+        let [_, _, _, protocol, ..] = self.ports_word().to_be_bytes();
+        protocol
     }
 
     /// True if the entry belongs into the IPv4 region.
     #[inline]
     pub const fn is_v4(&self) -> bool {
-        self.lo.0.is_v4() && self.hi.0.is_v4()
+        self.is_v4
     }
 
     #[inline]
-    fn ports_word(&self) -> u64 {
-        u64::from(self.lo.1)
-            | u64::from(self.hi.1) << PORT_HI_SHIFT
-            | u64::from(self.protocol) << PROTOCOL_SHIFT
+    const fn ports_word(&self) -> u64 {
+        self.words[if self.is_v4 { V4_KEY_WORDS } else { V6_KEY_WORDS } - 1]
     }
 
     /// The key words of an IPv4 entry; meaningless unless [`FlowKey::is_v4`].
     #[inline]
-    pub(super) fn to_v4_words(self) -> [u64; V4_KEY_WORDS] {
-        let [lo, hi] = [self.lo.0, self.hi.0].map(|a| u64::from(a.v4_bits().unwrap_or(0)));
-        [lo | hi << 32, self.ports_word()]
+    pub(super) const fn to_v4_words(self) -> [u64; V4_KEY_WORDS] {
+        [self.words[0], self.words[1]]
     }
 
-    /// The key words of an IPv6 entry.
+    /// The key words of an IPv6 entry; meaningless if [`FlowKey::is_v4`].
     #[inline]
-    pub(super) fn to_v6_words(self) -> [u64; V6_KEY_WORDS] {
-        let (a, b) = self.lo.0.to_words();
-        let (c, d) = self.hi.0.to_words();
-        [a, b, c, d, self.ports_word()]
+    pub(super) const fn to_v6_words(self) -> [u64; V6_KEY_WORDS] {
+        self.words
     }
 
     pub(super) fn from_v4_words(words: &[u64; V4_KEY_WORDS]) -> Self {
         let [addresses, ports] = *words;
-        let address = |shift: u32| {
-            let [.., a, b, c, d] = (addresses >> shift & 0xffff_ffff).to_be_bytes();
-            Address::v4([a, b, c, d])
-        };
-        Self::from_parts(address(0), address(32), ports)
+        Self::from_parts(v4_address(addresses), v4_address(addresses >> 32), ports)
     }
 
     pub(super) fn from_v6_words(words: &[u64; V6_KEY_WORDS]) -> Self {
@@ -122,10 +140,16 @@ impl FlowKey {
     }
 }
 
+/// The address in the lower half of a word.
+const fn v4_address(word: u64) -> Address {
+    let [_, _, _, _, a, b, c, d] = word.to_be_bytes();
+    Address::v4([a, b, c, d])
+}
+
 impl fmt::Debug for FlowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ((a, p), (b, q)) = (self.lo, self.hi);
-        write!(f, "proto {} {a}#{p} {b}#{q}", self.protocol)
+        let [(a, p), (b, q)] = [Side::Lo, Side::Hi].map(|side| self.end(side));
+        write!(f, "proto {} {a}#{p} {b}#{q}", self.protocol())
     }
 }
 

@@ -98,6 +98,41 @@ fn loom_a_reader_sees_whole_flows_or_none() {
     });
 }
 
+/// A hit reads where it compares. Both flows are of the same devices; that of key 1 is stale,
+/// its successor in the slot is not.
+#[test]
+fn loom_a_hit_never_holds_by_the_stamps_of_another_flow() {
+    model(|| {
+        let table = table();
+        let enter = |n, stamp| {
+            let (key, _) = key(n);
+            let new = NewFlow { ifindex: [7, 8], stamps: [stamp; 2], ..new_flow(n) };
+            table.insert(&key, table.hash(&key), &new, Tick(1)).unwrap().flow
+        };
+        let stale = enter(1, 3);
+        let reader = {
+            let table = table.clone();
+            thread::spawn(move || {
+                let secret = HashKey::from_bytes(&[3; HashKey::BYTES]);
+                let stamps = Stamps::new(Arc::new(heap_words(1)), secret).unwrap();
+                let hit = |n| {
+                    let (key, side) = key(n);
+                    let packet = Seeing { side, tcp_flags: 0, ifindex: [7, 8], now: Tick(1) };
+                    table.hit(&key, table.hash(&key), &packet, &stamps)
+                };
+                assert_eq!(hit(1), None);
+                if let Some((flow, cut)) = hit(2) {
+                    assert!(!cut);
+                    assert!(table.entries().any(|(name, _)| name == flow));
+                }
+            })
+        };
+        assert!(table.delete(stale));
+        enter(2, 0);
+        reader.join().unwrap();
+    });
+}
+
 #[test]
 fn loom_an_evicted_flow_is_never_mixed_with_its_successor() {
     model(|| {

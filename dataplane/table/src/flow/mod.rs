@@ -36,7 +36,7 @@ mod verdicts;
 
 pub use key::{FlowHash, FlowKey, HashKey, Side};
 pub use quota::{LEAST_SHARE_SHIFT, QUOTA_WORDS, Quota};
-pub use region::{Counts, InChange};
+pub use region::{Counts, InChange, Seeing};
 pub use state::{FlowState, Seen, Tick, timeout};
 pub use table::{
     ExpiryCursor, Flow, FlowRef, FlowTable, FlowTableError, FlowView, Inserted, NewFlow, NoRoom,

@@ -18,18 +18,21 @@ pub struct Tick(pub u32);
 impl Tick {
     /// The tick of a `CLOCK_MONOTONIC` time in nanoseconds.
     #[allow(clippy::cast_possible_truncation)] // wrapping is part of the meaning
+    #[inline]
     pub const fn from_nanos(ns: u64) -> Self {
         Self((ns >> TICK_SHIFT) as u32)
     }
 
     /// Whole ticks in `seconds`, rounded up.
     #[allow(clippy::cast_possible_truncation)] // timeouts are at most hours
+    #[inline]
     pub const fn in_seconds(seconds: u32) -> u32 {
         (seconds as u64 * 1_000_000_000).div_ceil(1 << TICK_SHIFT) as u32
     }
 
     /// Ticks from `earlier` until this; 0 if `earlier` is later (two workers may be a
     /// tick apart).
+    #[inline]
     pub const fn since(self, earlier: Self) -> u32 {
         let age = self.0.wrapping_sub(earlier.0);
         if age > u32::MAX / 2 { 0 } else { age }
@@ -53,6 +56,7 @@ pub struct Seen {
 
 impl Seen {
     /// What was seen from one side.
+    #[inline]
     pub const fn from(self, side: Side) -> u8 {
         match side {
             Side::Lo => self.lo,
@@ -61,6 +65,7 @@ impl Seen {
     }
 
     /// True if anything was seen from `side`.
+    #[inline]
     pub const fn any_from(self, side: Side) -> bool {
         self.from(side) & SEEN_ANY != 0
     }
@@ -71,6 +76,7 @@ impl Seen {
     /// A reset counts until its own sender sends something else: segments of the other
     /// side may still be in flight after an honest reset and prove nothing.
     #[must_use]
+    #[inline]
     pub const fn with(self, side: Side, tcp_flags: u8) -> Self {
         let mut before = self.from(side);
         if tcp_flags & SEEN_RST == 0 {
@@ -89,10 +95,12 @@ impl Seen {
     /// True once both ends have gone on after what opened the flow. A handshake alone can be
     /// one end's work: whoever forges a SYN can forge the segment that acknowledges the
     /// answer as well, unseen, and only the other end knows that its number is wrong.
+    #[inline]
     pub const fn both_went_on(self) -> bool {
         self.lo & self.hi & SEEN_MORE != 0
     }
 
+    #[inline]
     const fn either(self, bit: u8) -> bool {
         (self.lo | self.hi) & bit != 0
     }
@@ -151,7 +159,20 @@ pub mod timeout {
 }
 
 impl FlowState {
+    /// No state has a shorter [`FlowState::timeout`], in ticks.
+    pub(super) const SHORTEST_TIMEOUT: u32 = Tick::in_seconds(shortest(&[
+        timeout::TCP_OPENING,
+        timeout::TCP_ESTABLISHED,
+        timeout::TCP_CLOSING,
+        timeout::TCP_RESET,
+        timeout::UNANSWERED,
+        timeout::ANSWERED,
+        timeout::SCTP_ANSWERED,
+        timeout::ICMP,
+    ]));
+
     /// The state that follows from what was seen.
+    #[inline]
     pub const fn of(protocol: u8, initiator: Side, seen: Seen, denied: bool) -> Self {
         if denied {
             return Self::Denied;
@@ -176,6 +197,7 @@ impl FlowState {
     /// A cut flow is remembered as long as an open one of its protocol: the far end may
     /// retransmit minutes later (TCP backs off to 120 s and more, RFC 6298), and must not
     /// then be taken for the initiator of something new.
+    #[inline]
     pub const fn timeout(self, protocol: u8) -> u32 {
         let seconds = match (self, protocol) {
             (Self::Opening, _) => timeout::TCP_OPENING,
@@ -201,6 +223,16 @@ impl FlowState {
             Self::Answered => "answered",
             Self::Icmp => "icmp",
             Self::Denied => "denied",
+        }
+    }
+}
+
+const fn shortest(seconds: &[u32]) -> u32 {
+    match seconds {
+        [] => u32::MAX,
+        [first, rest @ ..] => {
+            let rest = shortest(rest);
+            if *first < rest { *first } else { rest }
         }
     }
 }
@@ -318,6 +350,7 @@ mod tests {
             let ns = u64::from(state.timeout(protocol)) << TICK_SHIFT;
             let want = seconds * 1_000_000_000;
             assert!((want..want + (1 << TICK_SHIFT)).contains(&ns), "{state:?} {protocol}");
+            assert!(FlowState::SHORTEST_TIMEOUT <= state.timeout(protocol), "{state:?} {protocol}");
         }
     }
 

@@ -4,10 +4,11 @@
 use super::key::{FlowHash, FlowKey, HashKey, Side};
 use super::layout::{BUCKET, SEEN_ACK, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS};
 use super::quota::{Pod, Quota};
-use super::region::{Counts, Handle, InChange, Record, Region, Snapshot};
+use super::region::{Counts, Handle, InChange, Record, Region, Seeing, Snapshot};
 use super::state::{FlowState, Seen, Tick};
 use crate::addr::Address;
 use crate::mem::Words;
+use crate::stamps::Stamps;
 
 pub(super) type V4<W> = Region<W, V4_KEY_WORDS, V4_ENTRY_WORDS>;
 pub(super) type V6<W> = Region<W, V6_KEY_WORDS, V6_ENTRY_WORDS>;
@@ -68,13 +69,17 @@ pub struct Flow {
 
 impl Flow {
     /// Where the flow stands in its life.
+    #[inline]
     pub const fn state(&self) -> FlowState {
         FlowState::of(self.key.protocol(), self.initiator, self.seen, self.denied)
     }
 
     /// True once the flow was silent for longer than its state allows.
+    #[inline]
     pub const fn is_expired(&self, now: Tick) -> bool {
-        now.since(self.last_seen) > self.state().timeout(self.key.protocol())
+        // Most were seen a moment ago, which is soon enough in every state.
+        let silent = now.since(self.last_seen);
+        silent > FlowState::SHORTEST_TIMEOUT && silent > self.state().timeout(self.key.protocol())
     }
 
     /// True if the flow may make room for a new one of any pod: nothing would be lost but a
@@ -272,12 +277,45 @@ impl<W: Words> FlowTable<W> {
         self.key.hash(key)
     }
 
-    /// Brings the slots of a key into the cache, ahead of [`FlowTable::lookup`]. Loads of
-    /// several keys in a row overlap, which is what makes a burst cheaper than its
-    /// packets.
+    /// Begins to bring the slots of a key into the cache, ahead of [`FlowTable::approach`] and
+    /// [`FlowTable::lookup`]. What several keys in a row wait for overlaps, which is what makes
+    /// a burst cheaper than its packets.
     #[inline]
     pub fn warm(&self, key: &FlowKey, hash: FlowHash) {
-        std::hint::black_box(if key.is_v4() { self.v4.warm(hash) } else { self.v6.warm(hash) });
+        if key.is_v4() { self.v4.warm(hash) } else { self.v6.warm(hash) }
+    }
+
+    /// The second step of [`FlowTable::warm`], some packets later: looks where the first has
+    /// led and begins to load what a lookup will want next. Gives the stamps that the flow
+    /// seems to have, for [`crate::stamps::Stamps::warm`]; only a lookup tells the truth.
+    #[inline]
+    pub fn approach(&self, key: &FlowKey, hash: FlowHash) -> Option<[u64; 2]> {
+        if key.is_v4() {
+            self.v4.approach(hash, &key.to_v4_words())
+        } else {
+            self.v6.approach(hash, &key.to_v6_words())
+        }
+    }
+
+    /// One more packet of a flow that was judged for these devices, is not silent for long, and
+    /// whose stamps hold: what most packets are. Notes it; gives the flow's name, and true if
+    /// the flow is cut. `None` says nothing: then [`FlowTable::lookup`].
+    #[inline(always)]
+    pub fn hit(
+        &self,
+        key: &FlowKey,
+        hash: FlowHash,
+        packet: &Seeing,
+        stamps: &Stamps<W>,
+    ) -> Option<(FlowRef, bool)> {
+        let holds = |both| stamps.hold(both);
+        let v6 = !key.is_v4();
+        let (handle, cut) = if v6 {
+            self.v6.hit(hash, &key.to_v6_words(), packet, holds)?
+        } else {
+            self.v4.hit(hash, &key.to_v4_words(), packet, holds)?
+        };
+        Some((FlowRef { v6, handle }, cut))
     }
 
     /// The flow of a key, allowed or cut, current or stale.
@@ -292,10 +330,13 @@ impl<W: Words> FlowTable<W> {
         key: &FlowKey,
         hash: FlowHash,
     ) -> Result<Option<(FlowRef, Flow)>, InChange> {
+        // What was found has this key: no need to take it apart and put it together.
         Ok(if key.is_v4() {
-            self.v4.find(hash, &key.to_v4_words())?.map(|s| from_v4(&s))
+            let found = self.v4.find(hash, &key.to_v4_words())?;
+            found.map(|s| (FlowRef { v6: false, handle: s.handle }, flow(*key, &s.record)))
         } else {
-            self.v6.find(hash, &key.to_v6_words())?.map(|s| from_v6(&s))
+            let found = self.v6.find(hash, &key.to_v6_words())?;
+            found.map(|s| (FlowRef { v6: true, handle: s.handle }, flow(*key, &s.record)))
         })
     }
 
@@ -543,6 +584,7 @@ fn from_v6(s: &Snapshot<V6_KEY_WORDS>) -> (FlowRef, Flow) {
     (FlowRef { v6: true, handle: s.handle }, flow(FlowKey::from_v6_words(&s.key), &s.record))
 }
 
+#[inline]
 fn flow(key: FlowKey, record: &Record) -> Flow {
     let &Record { initiator, denied, seen, last_seen, ifindex, stamps, counts, .. } = record;
     Flow { key, initiator, denied, seen, last_seen, ifindex, stamps, counts }
