@@ -23,6 +23,8 @@ use crate::model::ObjectKey;
 const PAUSE: Duration = Duration::from_millis(200);
 /// How often the list is looked after when nothing changes.
 const LOOK: Duration = Duration::from_secs(1);
+/// The same while it could not be written: the first drops should have names.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// Where lists are handed over.
 #[derive(Debug)]
@@ -73,9 +75,12 @@ fn text(list: &List) -> String {
 
 fn write(run_dir: &Path, lists: &Mutex<Option<List>>, rung: &Receiver<()>) {
     let path: PathBuf = run_dir.join(NAMES_FILE);
-    let (mut list, mut written, mut told) = (None, false, false);
+    let (mut list, mut written, mut told) = (None::<String>, false, false);
     loop {
-        if rung.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected) {
+        let waits = list.is_some() && !written;
+        if rung.recv_timeout(if waits { RETRY } else { LOOK })
+            == Err(RecvTimeoutError::Disconnected)
+        {
             return;
         }
         let latest = lists.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -88,7 +93,10 @@ fn write(run_dir: &Path, lists: &Mutex<Option<List>>, rung: &Receiver<()>) {
             continue;
         }
         match save(run_dir, list) {
-            Ok(()) => (written, told) = (true, false),
+            Ok(()) => {
+                (written, told) = (true, false);
+                thread::sleep(PAUSE);
+            }
             // Without a run directory there is no dataplane yet, which the courier tells.
             Err(error) if !told && run_dir.exists() => {
                 told = true;
@@ -96,7 +104,6 @@ fn write(run_dir: &Path, lists: &Mutex<Option<List>>, rung: &Receiver<()>) {
             }
             Err(_) => {}
         }
-        thread::sleep(PAUSE);
     }
 }
 
