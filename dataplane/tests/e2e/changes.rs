@@ -3,21 +3,20 @@
 //! nothing passes that it denies, whether the flow is old or new.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::ops::Range;
-use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
-use serde_json::Value;
 
-use crate::lab::{Cni, Family, Lab, text};
+use crate::lab::{Cni, Family, Lab};
 use crate::node::{example, node};
+use crate::numbered::Numbered;
 use crate::probe::{Resent, TCP_PORT, connect};
 use crate::turn;
-use crate::weir::{Weir, bench};
+use crate::weir::Weir;
 
 const CHANGES: usize = 1000;
 /// How long it stays denied after each receipt, so that there is something to be stopped.
@@ -55,7 +54,7 @@ fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
     let web = (lab.address("web", Family::V6), TCP_PORT).into();
     let connection = connect(&lab, "curl", web, Duration::from_secs(3)).unwrap();
     let resent = ["curl", "web"].map(|place| Resent::by(&lab, place));
-    let numbered = Family::BOTH.map(|family| Numbered::start(&lab, family));
+    let numbered = Family::BOTH.map(|family| Numbered::start(&lab, &weir, family));
     let doubtful = [TOGGLED, FORBIDDEN].map(|port| Doubtful::between(&lab, port));
     let stop = AtomicBool::new(false);
     let start = Instant::now();
@@ -104,38 +103,7 @@ fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
         assert_eq!(lost, 0, "TCP segments of {place}\n{}", weir.words());
     }
     for stream in numbered {
-        stream.end(&weir);
-    }
-}
-
-/// Numbered messages from `curl` to `web`, allowed throughout.
-struct Numbered {
-    generator: Child,
-    sink: Child,
-}
-
-impl Numbered {
-    fn start(lab: &Lab, family: Family) -> Self {
-        let to = SocketAddr::from((lab.address("web", family), 9200)).to_string();
-        let sink = bench(lab, "web", &["sink", "--listen", &to, "--idle", "2"]);
-        thread::sleep(Duration::from_millis(300));
-        let arguments = ["stream", "--to", &to, "--rate", "2000", "--duration", "600"];
-        Self { generator: bench(lab, "curl", &arguments), sink }
-    }
-
-    /// Nothing may be missing up to the last message that came.
-    fn end(mut self, weir: &Weir<'_>) {
-        assert!(self.generator.try_wait().unwrap().is_none(), "the generator gave up");
-        self.generator.kill().unwrap();
-        self.generator.wait().unwrap();
-        let out = self.sink.wait_with_output().unwrap();
-        assert!(out.status.success(), "{}", text(&out.stderr));
-        let seen: Value = serde_json::from_slice(&out.stdout).unwrap();
-        eprintln!("{seen}");
-        assert!(seen["expected"].as_u64().unwrap() > CHANGES as u64, "{seen}");
-        for finding in ["lost", "duplicated", "reordered"] {
-            assert_eq!(seen[finding], 0, "{finding}: {seen}\n{}", weir.words());
-        }
+        stream.end(&weir, CHANGES);
     }
 }
 

@@ -47,6 +47,7 @@ mod liveness;
 mod matrix;
 mod mesh;
 mod node;
+mod numbered;
 mod offload;
 mod pmtu;
 mod probe;
