@@ -12,7 +12,9 @@
 //! | `layout.rs` | where each bit stands; shared with C |
 //! | `key.rs` | canonical 5-tuple, keyed hash |
 //! | `state.rs` | ticks, states, timeouts |
-//! | `region.rs` | one address family's entries, the lock-free protocol |
+//! | `words.rs` | the words of an entry |
+//! | `region.rs`, `writing.rs` | one address family's entries, the lock-free protocol |
+//! | `entry.rs` | a flow as callers see it; which gives way to others |
 //! | `table.rs` | both families, insertion and eviction, expiry, the CLI's view |
 //! | `verdicts.rs` | the verdict cache: the same entries, keyed by who asks for what |
 //!
@@ -22,6 +24,9 @@
 //! packet. Time is passed in, never read.
 #![forbid(unsafe_code)]
 
+#[cfg(all(test, not(loom)))]
+mod accounts;
+mod entry;
 mod key;
 pub mod layout;
 #[cfg(all(test, loom))]
@@ -33,12 +38,13 @@ mod region;
 mod state;
 mod table;
 mod verdicts;
+mod words;
+mod writing;
 
+pub use entry::{Flow, FlowRef, Inserted, NewFlow, NoRoom};
 pub use key::{FlowHash, FlowKey, HashKey, Side};
 pub use quota::{LEAST_SHARE_SHIFT, QUOTA_WORDS, Quota};
-pub use region::{Counts, InChange, Seeing};
 pub use state::{FlowState, Seen, Tick, timeout};
-pub use table::{
-    ExpiryCursor, Flow, FlowRef, FlowTable, FlowTableError, FlowView, Inserted, NewFlow, NoRoom,
-};
+pub use table::{ExpiryCursor, FlowTable, FlowTableError, FlowView};
 pub use verdicts::{CachedVerdict, VerdictCache, VerdictKey};
+pub use words::{Counts, InChange, Seeing};

@@ -1,12 +1,15 @@
 //! The two regions as one table, in terms of flows.
 #![forbid(unsafe_code)]
 
+use super::entry::{
+    Flow, FlowRef, Inserted, NewFlow, NoRoom, flow, from_v4, from_v6, gladness, most_aged,
+};
 use super::key::{FlowHash, FlowKey, HashKey, Side};
-use super::layout::{BUCKET, SEEN_ACK, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS};
+use super::layout::{BUCKET, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS};
 use super::quota::{Pod, Quota};
-use super::region::{Counts, Handle, InChange, Record, Region, Seeing, Snapshot};
-use super::state::{FlowState, Seen, Tick};
-use crate::addr::Address;
+use super::region::Region;
+use super::state::{Seen, Tick};
+use super::words::{Counts, InChange, Record, Seeing, Snapshot};
 use crate::mem::Words;
 use crate::stamps::Stamps;
 
@@ -37,133 +40,11 @@ pub enum FlowTableError {
     },
 }
 
-/// Names a flow as it was found. Stays harmless when the flow is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FlowRef {
-    v6: bool,
-    handle: Handle,
-}
-
-/// A flow as it stood at one moment; all fields belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flow {
-    /// Both ends and the protocol.
-    pub key: FlowKey,
-    /// Which end opened the connection.
-    pub initiator: Side,
-    /// True if a change of policy has cut it.
-    pub denied: bool,
-    /// What was seen from either side.
-    pub seen: Seen,
-    /// When the last packet was seen.
-    pub last_seen: Tick,
-    /// The host-side device of each side ([`Side::index`]) whose hook the verdict covers;
-    /// 0 if that end is not on this node, or was not judged here yet.
-    pub ifindex: [u32; 2],
-    /// The stamps of both sides ([`Side::index`]) under which it was judged: see
-    /// [`crate::stamps::Stamps`].
-    pub stamps: [u64; 2],
-    /// Packets out in user space.
-    pub counts: Counts,
-}
-
-impl Flow {
-    /// Where the flow stands in its life.
-    #[inline]
-    pub const fn state(&self) -> FlowState {
-        FlowState::of(self.key.protocol(), self.initiator, self.seen, self.denied)
-    }
-
-    /// True once the flow was silent for longer than its state allows.
-    #[inline]
-    pub const fn is_expired(&self, now: Tick) -> bool {
-        // Most were seen a moment ago, which is soon enough in every state.
-        let silent = now.since(self.last_seen);
-        silent > FlowState::SHORTEST_TIMEOUT && silent > self.state().timeout(self.key.protocol())
-    }
-
-    /// True if the flow may make room for a new one of any pod: nothing would be lost but a
-    /// verdict that is easily had again. Never true for a connection in which both ends took
-    /// part ([`Seen::both_went_on`]), which a flood of new ones must not push out, even if it
-    /// was reset, which anybody may have forged; nor for a cut one, whose entry is what keeps
-    /// it cut. A refused connection, of which there was no more than a question and a reset,
-    /// yields.
-    pub const fn yields(&self) -> bool {
-        match self.state() {
-            FlowState::Opening | FlowState::Unanswered | FlowState::Icmp => true,
-            FlowState::Reset => self.seen.from(self.initiator) & SEEN_ACK == 0,
-            FlowState::Established => !self.seen.both_went_on(),
-            FlowState::Answered => self.key.protocol() == SCTP && !self.seen.both_went_on(),
-            FlowState::Closing | FlowState::Denied => false,
-        }
-    }
-
-    /// True if the flow may make room for a new one *of its own pod* that has no more to
-    /// give up: it is at an end, or an exchange of datagrams, of which the longest silent is
-    /// most likely over. Else the questions of two minutes ago would keep a busy resolver
-    /// from asking.
-    pub const fn yields_to_its_own(&self) -> bool {
-        self.yields()
-            || match self.state() {
-                FlowState::Closing | FlowState::Reset => true,
-                FlowState::Answered => self.key.protocol() != SCTP,
-                _ => false,
-            }
-    }
-
-    /// Address and port of the end that opened the connection.
-    pub const fn source(&self) -> (Address, u16) {
-        self.key.end(self.initiator)
-    }
-
-    /// Address and port of the end to which it was opened.
-    pub const fn destination(&self) -> (Address, u16) {
-        self.key.end(self.initiator.other())
-    }
-}
-
-/// What a caller decides about a flow that begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NewFlow {
-    /// Which end opened it, and sent the packet that is being judged.
-    pub initiator: Side,
-    /// TCP's flag byte of that packet; 0 for other protocols.
-    pub tcp_flags: u8,
-    /// See [`Flow::ifindex`].
-    pub ifindex: [u32; 2],
-    /// See [`Flow::stamps`]; loaded *before* the verdict was asked for.
-    pub stamps: [u64; 2],
-    /// True if more packets of the initiator may be on their way to user space, which
-    /// its next ones must not overtake. A TCP SYN travels alone; a datagram may not.
-    pub hold: bool,
-}
-
-/// A flow was entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Inserted {
-    /// The new entry.
-    pub flow: FlowRef,
-    /// True if another flow had to go for it.
-    pub evicted: bool,
-}
-
-/// Why a flow was not entered. Its packets must be judged one by one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NoRoom {
-    /// All slots of the key are taken by flows that do not yield.
-    #[error("no room for the flow: raise --flows")]
-    Table,
-    /// Its pod has as many flows as it may, and none was found that yields.
-    #[error("the pod has as many flows as it may: raise --flows-per-pod")]
-    Pod,
-}
-
 /// Slots that are looked at for a flow that its own pod can do without, at least and at most.
 /// They are neighbours, so the memory brings them in a row.
 const OWN_SAMPLE: (usize, usize) = (64, 1024);
 /// Own flows that such a look should meet.
 const OWN_WANTED: usize = 8;
-const SCTP: u8 = 132;
 
 /// Where a walk of expiry stands. Several workers share the walk: each has a cursor of
 /// its own and takes its part of the slots.
@@ -540,30 +421,6 @@ impl<W: Words> FlowView<W> {
     }
 }
 
-/// How gladly a flow makes room, for one of its own pod or for any: the more, the more of its
-/// time is over. The time of a connection that only one end has set up is that of a half-open
-/// one.
-fn gladness(flow: &Flow, now: Tick, for_its_own: bool) -> Option<u32> {
-    const WHOLE: u64 = 1 << 31;
-    if flow.is_expired(now) {
-        return Some(u32::MAX);
-    }
-    let time = match flow.state() {
-        FlowState::Established => FlowState::Opening,
-        state => state,
-    };
-    let time = u64::from(time.timeout(flow.key.protocol()).max(1));
-    let over = u64::from(now.since(flow.last_seen)) * WHOLE / time;
-    let willing = if for_its_own { flow.yields_to_its_own() } else { flow.yields() };
-    willing.then(|| u32::try_from(over).unwrap_or(u32::MAX - 1))
-}
-
-/// The flow that makes room most gladly for one of its own pod, if any does.
-fn most_aged(flows: impl Iterator<Item = (FlowRef, Flow)>, now: Tick) -> Option<FlowRef> {
-    let willing = flows.filter_map(|(name, flow)| Some((gladness(&flow, now, true)?, name)));
-    willing.max_by_key(|&(gladness, _)| gladness).map(|(_, name)| name)
-}
-
 fn walk<W: Words>(v4: &V4<W>, v6: &V6<W>) -> impl Iterator<Item = (FlowRef, Flow)> {
     (0..v4.slots() + v6.slots()).filter_map(|slot| read_slot(v4, v6, slot))
 }
@@ -574,18 +431,4 @@ fn read_slot<W: Words>(v4: &V4<W>, v6: &V6<W>, slot: usize) -> Option<(FlowRef, 
         None => v4.read_slot(slot).map(|s| from_v4(&s)),
         Some(slot) => v6.read_slot(slot).map(|s| from_v6(&s)),
     }
-}
-
-fn from_v4(s: &Snapshot<V4_KEY_WORDS>) -> (FlowRef, Flow) {
-    (FlowRef { v6: false, handle: s.handle }, flow(FlowKey::from_v4_words(&s.key), &s.record))
-}
-
-fn from_v6(s: &Snapshot<V6_KEY_WORDS>) -> (FlowRef, Flow) {
-    (FlowRef { v6: true, handle: s.handle }, flow(FlowKey::from_v6_words(&s.key), &s.record))
-}
-
-#[inline]
-fn flow(key: FlowKey, record: &Record) -> Flow {
-    let &Record { initiator, denied, seen, last_seen, ifindex, stamps, counts, .. } = record;
-    Flow { key, initiator, denied, seen, last_seen, ifindex, stamps, counts }
 }

@@ -22,9 +22,10 @@ use super::layout::{
     PORT_HI_SHIFT, PROTOCOL_SHIFT, V4_ENTRY_WORDS, V4_KEY_WORDS, V6_ENTRY_WORDS, V6_KEY_WORDS,
 };
 use super::quota::Pod;
-use super::region::{Counts, MAX_CANDIDATES, Record, Region, Snapshot};
+use super::region::{MAX_CANDIDATES, Region};
 use super::state::{Seen, Tick};
 use super::table::FlowTableError;
+use super::words::{Counts, Record, Snapshot};
 use crate::addr::Address;
 use crate::mem::Words;
 use crate::stamps::Stamps;
