@@ -78,12 +78,13 @@ static __always_inline int is_group(const struct address *a)
 	       a->word[3] == 0xffffffff;
 }
 
-/* Whether the pod may say of itself what it says in ARP or ND. */
+/* Whether the pod may say of itself what it says in ARP or ND. Of link-local addresses all but
+ * the node's: who says to be the router cuts its neighbours off. */
 static __always_inline int may_claim(struct __sk_buff *skb, const struct address *a)
 {
 	if (!a->word[0] && !a->word[1] && !a->word[2] && !a->word[3])
 		return 1;
-	return is_link_local6(a) || is_own(skb, a);
+	return is_link_local6(a) ? !is_node_address(a) : is_own(skb, a);
 }
 
 /* The target of a neighbour advertisement (RFC 4861 4.4) must be the pod's own. */

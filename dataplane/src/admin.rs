@@ -1,6 +1,7 @@
 //! The admin side of the daemon: taking policy tables from control, following pods, and
 //! resuming from what an earlier daemon left. Nothing here is on the packet path.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,6 +31,9 @@ const SETTLE: Duration = Duration::from_millis(2);
 const SOON: Duration = Duration::from_millis(10);
 /// Longest such pause.
 const LATER: Duration = Duration::from_secs(1);
+/// How long the pods' limit of flows stands: what all of them can enter meanwhile is little
+/// beside what a limit leaves.
+const SHARE_OUT: Duration = Duration::from_millis(100);
 /// A look without any event: the backstop against a missed one.
 const SELDOM: Duration = Duration::from_secs(30);
 
@@ -60,6 +64,15 @@ pub async fn watch_pods(mut discovery: Discovery, pods: Arc<Mutex<Pods>>) -> Res
         }
         let scan = discovery.scan().await?;
         lock(&pods).apply(scan)?;
+    }
+}
+
+/// Finds the pods' limit of flows anew, ever and again: from all accounts, half a mebibyte,
+/// which is not a worker's to read.
+pub async fn share_flows_out(node: &Node) -> Infallible {
+    loop {
+        tokio::time::sleep(SHARE_OUT).await;
+        node.share_flows_out();
     }
 }
 

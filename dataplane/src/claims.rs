@@ -9,24 +9,33 @@
 //! ```text
 //!  the node has it as well ─────────────────────────> stolen: the pod is quarantined
 //!  another pod has it ──────────────────────────────> stolen: the pod is quarantined
-//!  seen first in its family ─┬ control names it ────> settled: the interface's for good
-//!                            └ not yet ─────────────> believed on its own link only
+//!  came with the interface ─┬ control names it ─────> settled: the interface's for good
+//!                           └ not yet ──────────────> believed on its own link only
 //!  any other ───────────────────────────────────────> no effect
 //! ```
+//!
+//! An interface comes with what it has when it is first seen with an address of a family; of a
+//! family that it lacked, with nothing, once it has settled for one of the other family and
+//! [`COMES_WITHIN`] is over. Else a pod without IPv6 could choose any address of it, for ever.
 //!
 //! Invariants
 //! - An interface has at most one settled address of a family, and keeps it until its device is
 //!   gone: Kubernetes gives a pod one address of each family, for its life.
 //! - What has no effect is nobody's: to others it stays what it was without the claim.
 //!
-//! What remains: who starts with another node's pod's address, before control has named its
-//! own, is believed. Only the CNI plugin could tell.
+//! What remains: who starts with another node's pod's address, beside its own or in its place,
+//! and before control has named its own, is believed. Only the CNI plugin could tell.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use crate::discover::Binding;
+
+/// Time within which a CNI plugin has given an interface all addresses. It does so between two
+/// netlink requests; the rest is for a machine that is busy.
+const COMES_WITHIN: Duration = Duration::from_secs(5);
 
 /// What control says of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,15 +76,23 @@ pub struct Standing {
 /// What is remembered of an interface.
 #[derive(Debug, Clone, Default)]
 struct Interface {
-    /// What it had when it was first seen with an address of the family.
+    /// What it came with, and still has.
     first: Vec<IpAddr>,
     /// What of it control has named: one a family.
     settled: Vec<IpAddr>,
+    /// When it was first seen; `None` in an earlier daemon's life.
+    since: Option<Instant>,
 }
 
 impl Interface {
     fn is_settled(&self, like: &IpAddr) -> bool {
         self.settled.iter().any(|a| a.is_ipv4() == like.is_ipv4())
+    }
+
+    /// True if what it has now of a family that it lacked is none of what it came with.
+    fn is_complete(&self, now: Instant) -> bool {
+        let is_old = |since| now.saturating_duration_since(since) > COMES_WITHIN;
+        !self.settled.is_empty() && self.since.is_none_or(is_old)
     }
 
     fn may_hold(&self, address: &IpAddr) -> bool {
@@ -91,12 +108,13 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Claims as an earlier daemon left them: the settled addresses of each interface.
-    pub fn resumed(settled: impl IntoIterator<Item = (u32, Vec<IpAddr>)>) -> Self {
+    /// Claims as an earlier daemon left them: of each interface what it came with, and what of
+    /// that is settled.
+    pub fn resumed(held: impl IntoIterator<Item = (u32, Vec<IpAddr>, Vec<IpAddr>)>) -> Self {
         let mut claims = Self::default();
-        for (ifindex, settled) in settled {
+        for (ifindex, first, settled) in held {
             claims.holders.extend(settled.iter().map(|address| (*address, ifindex)));
-            claims.interfaces.insert(ifindex, Interface { first: Vec::new(), settled });
+            claims.interfaces.insert(ifindex, Interface { first, settled, since: None });
         }
         claims
     }
@@ -104,6 +122,11 @@ impl Claims {
     /// Forgets interfaces whose device is gone. One that is merely hidden keeps its past.
     pub fn retain_devices(&mut self, devices: &HashSet<u32>) {
         self.interfaces.retain(|ifindex, _| devices.contains(ifindex));
+    }
+
+    /// What an interface came with, and still has.
+    pub fn came_with(&self, ifindex: u32) -> &[IpAddr] {
+        self.interfaces.get(&ifindex).map_or(&[], |interface| &interface.first)
     }
 
     /// The settled addresses of an interface.
@@ -117,10 +140,11 @@ impl Claims {
         bindings: &[Binding],
         node: &[IpAddr],
         said: impl Fn(IpAddr) -> Said,
+        now: Instant,
     ) -> Vec<Standing> {
         let node: HashSet<IpAddr> = node.iter().copied().collect();
         for binding in bindings {
-            self.note_first(binding, &node);
+            self.note_first(binding, &node, now);
         }
         self.renew_holders(bindings, &node);
         for binding in bindings {
@@ -137,9 +161,13 @@ impl Claims {
         bindings.iter().map(|binding| self.standing(binding, &node, &said)).collect()
     }
 
-    fn note_first(&mut self, binding: &Binding, node: &HashSet<IpAddr>) {
-        let interface = self.interfaces.entry(binding.ifindex).or_default();
+    fn note_first(&mut self, binding: &Binding, node: &HashSet<IpAddr>, now: Instant) {
+        let seen_now = || Interface { since: Some(now), ..Interface::default() };
+        let interface = self.interfaces.entry(binding.ifindex).or_insert_with(seen_now);
         interface.first.retain(|a| binding.addresses.contains(a));
+        if interface.is_complete(now) {
+            return;
+        }
         for v4 in [true, false] {
             if !interface.first.iter().any(|a| a.is_ipv4() == v4) {
                 let of_family = binding.addresses.iter().filter(|a| a.is_ipv4() == v4);
@@ -232,12 +260,13 @@ mod tests {
     struct World {
         claims: Claims,
         named: Vec<IpAddr>,
+        now: Instant,
     }
 
     impl World {
         fn new() -> Self {
             let named = ips(&["10.0.0.7", "fd00::7", "10.0.0.9", "fd00::9", REMOTE]);
-            let mut world = Self { claims: Claims::default(), named };
+            let mut world = Self { claims: Claims::default(), named, now: Instant::now() };
             let [seven, nine] =
                 world.weigh([binding(7, &["10.0.0.7", "fd00::7"]), binding(9, &["10.0.0.9"])]);
             assert_eq!(seven.effective, ips(&["10.0.0.7", "fd00::7"]));
@@ -245,10 +274,16 @@ mod tests {
             world
         }
 
+        fn restarted(&self) -> Claims {
+            let claims = &self.claims;
+            let held = |i| (i, claims.came_with(i).to_vec(), claims.settled(i).to_vec());
+            Claims::resumed([7, 9, 11].map(held))
+        }
+
         fn weigh<const N: usize>(&mut self, bindings: [Binding; N]) -> [Standing; N] {
-            let Self { claims, named } = self;
+            let Self { claims, named, now } = self;
             let said = |a| if named.contains(&a) { Said::APods } else { Said::NoPods };
-            claims.weigh(&bindings, &ips(&[GATEWAY]), said).try_into().unwrap()
+            claims.weigh(&bindings, &ips(&[GATEWAY]), said, *now).try_into().unwrap()
         }
     }
 
@@ -265,6 +300,42 @@ mod tests {
                 assert!(pod.stolen.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn a_family_that_a_pod_lacks_is_closed_once_it_has_settled() {
+        let foreign = "fd00:9::9";
+        let mut world = World::new();
+        world.named.extend(ips(&[foreign, "fd00::9"]));
+        // Its plugin may be between two requests.
+        let [slow] = world.weigh([binding(9, &["10.0.0.9", "fd00::9"])]);
+        assert_eq!(slow.effective, ips(&["10.0.0.9", "fd00::9"]));
+
+        let mut world = World::new();
+        world.named.push(ip(foreign));
+        world.now += COMES_WITHIN + Duration::from_secs(1);
+        let mut after_a_restart = World { claims: world.restarted(), ..World::new() };
+        after_a_restart.named.push(ip(foreign));
+        for world in [&mut world, &mut after_a_restart] {
+            for addresses in [&["10.0.0.9", foreign][..], &[foreign]] {
+                let [pod] = world.weigh([binding(9, addresses)]);
+                assert_eq!(pod.added, ips(&[foreign]));
+                assert!(!pod.effective.contains(&ip(foreign)));
+                assert!(!pod.believed.contains(&ip(foreign)));
+            }
+        }
+    }
+
+    /// Control names a pod when it has its own address; what it has added by then, while
+    /// the daemon was away, is no more its own than before.
+    #[test]
+    fn a_restart_does_not_forget_what_an_unnamed_pod_came_with() {
+        let mut world = World::new();
+        world.weigh([binding(11, &["10.0.0.11"])]);
+        let mut world = World { claims: world.restarted(), ..World::new() };
+        world.named.push(ip("10.0.0.11"));
+        let [pod] = world.weigh([binding(11, &[REMOTE, "10.0.0.11"])]);
+        assert_eq!((pod.effective, pod.added), (ips(&["10.0.0.11"]), ips(&[REMOTE])));
     }
 
     #[test]
@@ -316,10 +387,9 @@ mod tests {
         let [back] = world.weigh([binding(7, &[REMOTE])]);
         assert!(back.effective.is_empty(), "it has had its address");
 
-        let settled = [7, 9].map(|ifindex| (ifindex, world.claims.settled(ifindex).to_vec()));
-        let mut resumed = Claims::resumed(settled);
+        let mut resumed = world.restarted();
         let pods = [binding(3, &["10.0.0.7"]), binding(7, &[REMOTE, "10.0.0.7"])];
-        let standings = resumed.weigh(&pods, &[], |_| Said::Nothing);
+        let standings = resumed.weigh(&pods, &[], |_| Said::Nothing, world.now);
         assert_eq!(standings[0].stolen, [(ip("10.0.0.7"), Holder::Pod(7))]);
         assert_eq!(standings[1].effective, ips(&["10.0.0.7"]));
         assert_eq!(standings[1].added, ips(&[REMOTE]));

@@ -226,7 +226,7 @@ impl Daemon {
         admin::resume(&self.settings.run_dir, &self.node, &self.pods);
         let publications = admin::Publications {
             listener: self.listener,
-            node: self.node,
+            node: Arc::clone(&self.node),
             pods: Arc::clone(&self.pods),
             run_dir: self.settings.run_dir,
             stop: Arc::clone(&self.stop),
@@ -241,6 +241,7 @@ impl Daemon {
         tokio::select! {
             result = admin::watch_pods(discovery, Arc::clone(&self.pods)) => result?,
             () = admin::watch_threads(&threads) => {}
+            never = admin::share_flows_out(&self.node) => match never {},
             () = shutdown => {}
         }
         tracing::info!("stopping; hooks and flow table stay, `weir uninstall` removes them");

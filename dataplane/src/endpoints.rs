@@ -208,19 +208,21 @@ struct Owners {
 }
 
 impl Owners {
+    /// Where the chain of an address begins.
     #[inline]
-    #[allow(clippy::cast_possible_truncation)] // the upper bits, masked by the caller
-    fn home(address: Address) -> usize {
-        // Fibonacci hashing (Knuth, vol. 3, 6.4): the upper half of a product depends on all
-        // bits of its factors.
+    #[allow(clippy::cast_possible_truncation)] // so many bits as there are places
+    fn home(&self, address: Address) -> usize {
+        // Fibonacci hashing (Knuth, vol. 3, 6.4): on the topmost bits of a product all bits of
+        // its factors have a say.
         let (high, low) = address.to_words();
-        ((low ^ high.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+        let product = (low ^ high.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        product.checked_shr(u64::BITS - self.places.len().trailing_zeros()).unwrap_or(0) as usize
     }
 
     #[inline]
     fn get(&self, address: Address) -> Option<&Owner> {
         let mask = self.places.len().wrapping_sub(1);
-        let home = Self::home(address);
+        let home = self.home(address);
         for probe in 0..self.places.len() {
             // None: the end of its chain.
             let owner = self.places.get(home.wrapping_add(probe) & mask)?.as_ref()?;
@@ -244,7 +246,7 @@ impl Owners {
 
     fn place(&mut self, owner: Owner) {
         let mask = self.places.len().wrapping_sub(1);
-        let home = Self::home(owner.address);
+        let home = self.home(owner.address);
         let free = (0..self.places.len())
             .map(|probe| home.wrapping_add(probe) & mask)
             .find(|&place| self.places.get(place).is_some_and(Option::is_none));
@@ -317,6 +319,33 @@ mod tests {
             }
         }
         assert_eq!(Endpoints::default().owner(address("10.0.0.1")), None);
+    }
+
+    /// Whatever part of it an address plan leaves to the pod, mostly one place is looked at.
+    #[test]
+    fn chains_are_short_for_all_address_plans() {
+        let plans: [fn(u32) -> String; 7] = [
+            |n| format!("10.{}.{}.1", n / 250, n % 250),
+            |n| format!("10.0.{}.{}", n / 250, n % 250),
+            |n| format!("fd00::{n:x}"),
+            |n| format!("fd00:0:0:1:{n:x}::1"),
+            |n| format!("fd00:0:{n:x}::1"),
+            |n| format!("fd00:{n:x}::1"),
+            |n| format!("2001:db8:1:2:0:{n:x}:0:7"),
+        ];
+        for plan in plans {
+            let mut owners = Owners::default();
+            for n in 0..1000 {
+                let address = address(&plan(n));
+                owners.insert(Owner { address, ifindex: n, quarantined: false });
+            }
+            let mask = owners.places.len() - 1;
+            let steps = owners.places.iter().enumerate().filter_map(|(at, owner)| {
+                Some((at.wrapping_sub(owners.home(owner.as_ref()?.address)) & mask) + 1)
+            });
+            let all: usize = steps.sum();
+            assert!(all < 1500, "{}: {all} places for 1000 addresses", plan(1));
+        }
     }
 
     #[test]

@@ -107,7 +107,9 @@ impl Netlink {
         Ok(self.links().await?.into_iter().find(|l| l.name == name).map(|l| l.index))
     }
 
-    /// Every address.
+    /// Every address but IPv4-mapped IPv6 ones: those name IPv4 hosts to programs (RFC 4291,
+    /// 2.5.5.2) and stand in no packet that a hook or a worker accepts, so to take one for an
+    /// address of an interface would give it the IPv4 host's.
     ///
     /// # Errors
     /// When the kernel refuses the dump.
@@ -134,6 +136,9 @@ impl Netlink {
                     })
                 };
                 let address = find(true).or_else(|| find(false))?;
+                if matches!(address, IpAddr::V6(six) if six.to_ipv4_mapped().is_some()) {
+                    return None;
+                }
                 Some(LinkAddress { index: m.header.index, address, global })
             })
             .collect())

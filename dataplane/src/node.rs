@@ -144,6 +144,11 @@ impl Node {
         self.current.load().classifier.as_ref().map(|c| c.stamp())
     }
 
+    /// [`FlowTable::share_out`].
+    pub fn share_flows_out(&self) {
+        self.flows.share_out();
+    }
+
     /// Takes a new policy table over and returns when every worker decides by it and no
     /// verdict of the one before holds where the two differ.
     ///

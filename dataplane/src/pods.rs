@@ -21,6 +21,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use weir_table::addr::Address;
@@ -47,6 +48,8 @@ pub struct EndpointRecord<'a> {
     pub netns: &'a str,
     /// The pod's addresses.
     pub addresses: &'a [IpAddr],
+    /// What of these it came with.
+    pub came_with: &'a [IpAddr],
     /// What of these control has named: its own to others.
     pub settled: &'a [IpAddr],
     /// What of these it has added to the ones that it came with: without effect.
@@ -252,7 +255,8 @@ impl Pods {
             unsettled.set(unsettled.get() || said == Said::Nothing);
             said
         };
-        let standings = self.claims.weigh(&self.bindings, &self.node_addresses, said);
+        let standings =
+            self.claims.weigh(&self.bindings, &self.node_addresses, said, Instant::now());
         let is_new = standings != self.standings || self.told != self.bindings;
         let before = self.told.iter().zip(&self.standings);
         let before: HashMap<u32, &Standing> = before.map(|(b, s)| (b.ifindex, s)).collect();
@@ -338,6 +342,7 @@ impl Pods {
                 device: &b.device,
                 netns: &b.netns,
                 addresses: &b.addresses,
+                came_with: self.claims.came_with(b.ifindex),
                 settled: self.claims.settled(b.ifindex),
                 ignored: &standing.added,
                 quarantined: !standing.stolen.is_empty(),
@@ -420,6 +425,8 @@ fn renewed(
 #[derive(Deserialize)]
 struct Held {
     ifindex: u32,
+    #[serde(default)]
+    came_with: Vec<IpAddr>,
     settled: Vec<IpAddr>,
 }
 
@@ -428,7 +435,7 @@ struct Held {
 fn claims_before(run_dir: &Path) -> Claims {
     let json = std::fs::read(run_dir.join(state::ENDPOINTS)).unwrap_or_default();
     let records: Vec<Held> = serde_json::from_slice(&json).unwrap_or_default();
-    Claims::resumed(records.into_iter().map(|held| (held.ifindex, held.settled)))
+    Claims::resumed(records.into_iter().map(|held| (held.ifindex, held.came_with, held.settled)))
 }
 
 #[cfg(test)]

@@ -35,9 +35,6 @@ const SPINS: u32 = 200;
 const SLEEP: Duration = Duration::from_millis(100);
 /// How often a busy worker does its housekeeping.
 const HOUSEKEEPING_NS: u64 = 10_000_000;
-/// How long the pods' limit of flows stands: what all of them can enter meanwhile is little
-/// beside what a limit leaves.
-const SHARE_OUT_NS: u64 = 100_000_000;
 
 /// What workers share with each other and with the hooks.
 #[derive(Clone)]
@@ -74,7 +71,7 @@ impl Worker {
     pub fn run(self, mut io: impl PacketIo, mut pipeline: Pipeline) -> io::Result<()> {
         let gate = self.node.gate(self.id as usize);
         let mut snapshot = arc_swap::Cache::new(self.node.current());
-        let (mut empty, mut housekept, mut shared_out) = (0, 0, 0);
+        let (mut empty, mut housekept) = (0, 0);
         let mut io_seen = IoStats::default();
         let mut slice_start = clock::monotonic_ns();
         let mut generation = 0;
@@ -117,10 +114,6 @@ impl Worker {
                 self.config.set_tick(clock::flow_tick(now, self.config.tick()));
                 pipeline.expire(&view, clock::flow_ns_at(now), &self.counters);
                 publish_io(&self.counters, &mut io_seen, io.stats());
-                if self.id == 0 && now.wrapping_sub(shared_out) > SHARE_OUT_NS {
-                    shared_out = now;
-                    self.tables.flows.share_out();
-                }
             }
             // What housekeeping owes of its pass over the table, in steps, between polls.
             if received == 0 && pipeline.expiry_is_behind() {

@@ -126,16 +126,27 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
             _ if packet.opens && !is_repetition(&flow, packet.sender) => self.open(packet),
             Standing::Current => {
                 self.hits.set(self.hits.get() + 1);
-                self.flows.touch(entry, packet.sender, packet.tcp_flags, self.now);
+                self.note(entry, packet);
                 if flow.denied { Outcome::Drop(Reason::FlowCut) } else { pass(packet) }
             }
             Standing::Stale => {
                 let (entry, outcome) = self.judge_again(entry, &flow, packet);
                 if let Some(entry) = entry {
-                    self.flows.touch(entry, packet.sender, packet.tcp_flags, self.now);
+                    self.note(entry, packet);
                 }
                 outcome
             }
+        }
+    }
+
+    /// Notes a packet at its flow. If that was judged again just now, at what it is since: a
+    /// FIN that has arrived is not sent twice.
+    fn note(&self, entry: FlowRef, packet: &FlowPacket) {
+        let touch = |entry| self.flows.touch(entry, packet.sender, packet.tcp_flags, self.now);
+        if !touch(entry)
+            && let Ok(Some((entry, _))) = self.flows.lookup(&packet.key, packet.hash)
+        {
+            touch(entry);
         }
     }
 

@@ -95,7 +95,7 @@ struct Job {
     frame: u8,
 }
 
-const _: () = assert!(BURST <= 1 << u8::BITS);
+const _: () = assert!(BURST < 1 << u8::BITS);
 
 /// What is to be decided. What is most of the traffic stands here, all else elsewhere, so
 /// that a burst of jobs is small.

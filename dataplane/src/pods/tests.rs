@@ -41,6 +41,7 @@ fn what_was_settled_survives_a_restart() {
         device: "veth",
         netns: "cni",
         addresses: &addresses,
+        came_with: &addresses[..1],
         settled: &addresses[..1],
         ignored: &addresses[1..],
         quarantined: false,

@@ -44,17 +44,18 @@ fn cast_number(types: &Btf) -> Option<u32> {
     types.id_by_type_name_kind("bpf_cast_to_kern_ctx", BtfKind::Func).ok()
 }
 
-/// The ways in which the object may be loaded on this kernel, the best first, and the object
-/// ready for them. An object without the call comes back as it is.
-pub fn prepare(object: &[u8]) -> (Vec<u8>, &'static [Sight]) {
+/// The ways in which the object may be loaded on this kernel, the best first, each with the
+/// object ready for it. Those that do not cast do not name the function either: a kernel may
+/// have it and refuse whoever calls it (it wants its compiler on, `net.core.bpf_jit_enable`).
+pub fn ways(object: &[u8]) -> impl Iterator<Item = (Sight, Vec<u8>)> {
     let types = Btf::from_sys_fs().ok();
     let number = types.as_ref().and_then(cast_number);
-    let ways: &[Sight] = match (&types, number) {
-        (_, Some(_)) => &[Sight::Cast, Sight::Copied, Sight::Unseen],
-        (Some(_), None) => &[Sight::Copied, Sight::Unseen],
-        (None, None) => &[Sight::Unseen],
+    let all: &[(Sight, Option<u32>)] = match (&types, number) {
+        (_, Some(_)) => &[(Sight::Cast, number), (Sight::Copied, None), (Sight::Unseen, None)],
+        (Some(_), None) => &[(Sight::Copied, None), (Sight::Unseen, None)],
+        (None, None) => &[(Sight::Unseen, None)],
     };
-    (with_number(object, number), ways)
+    all.to_vec().into_iter().map(|(sight, number)| (sight, with_number(object, number)))
 }
 
 /// The object with the function's number in every marked call; `None`: the kernel has no such

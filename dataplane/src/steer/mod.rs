@@ -292,9 +292,8 @@ const BLIND: &str = "this kernel does not let the hooks see which checksums are 
 
 /// Loads the object and its hooks, in the best way that the kernel takes.
 fn load_by_sight(object: &[u8], pin_dir: &Path, sizes: Sizes) -> Result<Ebpf, SteerError> {
-    let (object, ways) = kernel_skb::prepare(object);
     let mut refused = None;
-    for &sight in ways {
+    for (sight, object) in kernel_skb::ways(object) {
         match load_object(&object, pin_dir, sizes, sight) {
             Ok(ebpf) => {
                 match sight {

@@ -106,6 +106,18 @@ fn what_a_pod_claims_is_nobody_elses_loss() {
     }
 }
 
+/// A pod on another node, whom `web` lets in.
+fn remote() -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "default", "name": "remote", "labels": {"run": "testcurl"}},
+        "spec": {"nodeName": "elsewhere", "containers": []},
+        "status": {"phase": "Running", "podIP": REMOTE[0],
+                   "podIPs": [{"ip": REMOTE[0]}, {"ip": REMOTE[1]}]},
+    })
+    .to_string()
+}
+
 /// What control knows as a pod's, but not this one's.
 #[test]
 fn a_claimed_identity_is_not_lent() {
@@ -115,14 +127,7 @@ fn a_claimed_identity_is_not_lent() {
     // `web` accepts from `run=testcurl` alone, which a pod elsewhere is.
     weir.apply("deny.yaml", &example("deny-all-for-testweb"));
     weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
-    let remote = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"namespace": "default", "name": "remote", "labels": {"run": "testcurl"}},
-        "spec": {"nodeName": "elsewhere", "containers": []},
-        "status": {"phase": "Running", "podIP": REMOTE[0],
-                   "podIPs": [{"ip": REMOTE[0]}, {"ip": REMOTE[1]}]},
-    });
-    weir.relabel(|weir| weir.place("remote.json", &remote.to_string()));
+    weir.relabel(|weir| weir.place("remote.json", &remote()));
     for (n, family) in Family::BOTH.into_iter().enumerate() {
         let to = (lab.address("web", family), 9404).into();
         let claimed = (REMOTE[n].parse::<IpAddr>().unwrap(), 0);
@@ -155,4 +160,43 @@ fn a_claimed_identity_is_not_lent() {
     }
     let mut curl = Stream::open(&lab, "curl", "web", Family::V4, 9405);
     curl.run(20).unwrap_or_else(|e| panic!("{e}\n{}", weir.words()));
+}
+
+/// Neither as the first address of a family that it does not have, nor as an IPv6 address that
+/// programs take for an IPv4 one.
+#[test]
+fn a_pod_without_ipv6_does_not_choose_an_identity_by_it() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    lab.command("kurl", "ip", &["-6", "addr", "flush", "dev", "eth0", "scope", "global"]);
+    let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
+    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    weir.relabel(|weir| weir.place("remote.json", &remote()));
+    // Longer than a CNI plugin may take for its second family.
+    std::thread::sleep(Duration::from_millis(5500));
+
+    let mapped = |address: IpAddr| format!("::ffff:{address}/128");
+    let others = [lab.address("curl", Family::V4), REMOTE[0].parse().unwrap()];
+    for other in others {
+        give(&lab, "kurl", &mapped(other));
+    }
+    give(&lab, "kurl", &format!("{}/128", REMOTE[1]));
+    let pod = seen(&mut weir, "kurl", REMOTE[1]);
+    assert_eq!(pod["ignored"], json!([REMOTE[1]]), "{pod}");
+    let own = json!([lab.address("kurl", Family::V4), REMOTE[1]]);
+    assert_eq!(pod["addresses"], own, "mapped ones are none: {pod}");
+    for endpoint in weir.status()["endpoints"].as_array().unwrap() {
+        assert_eq!(endpoint["quarantined"], false, "{endpoint}");
+    }
+
+    lab.command("kurl", "ip", &["-6", "route", "replace", "default", "dev", "eth0"]);
+    let web = lab.address("web", Family::V6);
+    let claimed = (REMOTE[1].parse::<IpAddr>().unwrap(), 0);
+    let mut thief = Stream::between((&lab, "kurl", claimed.into()), ("web", (web, 9406).into()));
+    thief.is_cut(20).unwrap_or_else(|e| panic!("{e}\n{}", weir.words()));
+    for family in Family::BOTH {
+        let mut curl = Stream::open(&lab, "curl", "web", family, 9407);
+        curl.run(20).unwrap_or_else(|e| panic!("{family:?}: {e}\n{}", weir.words()));
+    }
 }

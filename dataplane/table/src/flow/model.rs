@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::addr::Address;
 use crate::mem::heap_words;
+use crate::stamps::Stamps;
 
 pub(super) type Table = FlowTable<Vec<std::sync::atomic::AtomicU64>>;
 
@@ -33,8 +34,13 @@ pub(super) fn key(six: bool, host: u8, port: u16, protocol: u8) -> (FlowKey, Sid
     FlowKey::new((address(six, host), port), (address(six, 100), 80), protocol)
 }
 
+/// Two stamps that hold as long as nothing was ever outdated if the number is 0, else never.
+fn stamps(number: u64) -> [u64; 2] {
+    [number, number.rotate_left(7)]
+}
+
 pub(super) fn new_flow(initiator: Side, tcp_flags: u8, stamp: u64) -> NewFlow {
-    NewFlow { initiator, tcp_flags, ifindex: [7, 9], stamps: [stamp, !stamp], hold: false }
+    NewFlow { initiator, tcp_flags, ifindex: [7, 9], stamps: stamps(stamp), hold: false }
 }
 
 /// One thing that happens to the table. Keys come from a small set so that they meet.
@@ -43,6 +49,7 @@ enum Op {
     Insert { key: usize, from_sender: bool, flags: u8, stamp: u64 },
     Touch { key: usize, from_sender: bool, flags: u8 },
     Rejudge { key: usize, denied: bool, stamp: u64, ifindex: [u32; 2] },
+    Hit { key: usize, from_sender: bool, flags: u8, elsewhere: bool },
     Delete { key: usize },
     Wait { seconds: u32 },
     Expire,
@@ -52,13 +59,17 @@ pub(super) const KEYS: usize = 60;
 
 fn any_op() -> impl Strategy<Value = Op> {
     let key = 0..KEYS;
+    let stamp = || prop_oneof![Just(0), any::<u64>()];
     prop_oneof![
-        4 => (key.clone(), any::<bool>(), any::<u8>(), any::<u64>())
+        4 => (key.clone(), any::<bool>(), any::<u8>(), stamp())
             .prop_map(|(key, from_sender, flags, stamp)| Op::Insert { key, from_sender, flags, stamp }),
         4 => (key.clone(), any::<bool>(), any::<u8>())
             .prop_map(|(key, from_sender, flags)| Op::Touch { key, from_sender, flags }),
-        2 => (key.clone(), any::<bool>(), any::<u64>(), any::<[u32; 2]>())
+        2 => (key.clone(), any::<bool>(), stamp(), prop_oneof![Just([7, 9]), any::<[u32; 2]>()])
             .prop_map(|(key, denied, stamp, ifindex)| Op::Rejudge { key, denied, stamp, ifindex }),
+        4 => (key.clone(), any::<bool>(), any::<u8>(), proptest::bool::weighted(0.2)).prop_map(
+            |(key, from_sender, flags, elsewhere)| Op::Hit { key, from_sender, flags, elsewhere },
+        ),
         1 => key.prop_map(|key| Op::Delete { key }),
         1 => prop_oneof![0..12u32, 0..200u32, 3000..4000u32].prop_map(|seconds| Op::Wait { seconds }),
         1 => Just(Op::Expire),
@@ -143,6 +154,8 @@ proptest! {
         let table = table(16, 16);
         let mut model: HashMap<FlowKey, Flow> = HashMap::new();
         let mut now = Tick(u32::MAX - 500);
+        let secret = HashKey::from_bytes(&[3; HashKey::BYTES]);
+        let untouched = Stamps::new(heap_words(1), secret).unwrap();
         for op in ops {
             match op {
                 Op::Insert { key, from_sender, flags, stamp } => {
@@ -164,7 +177,7 @@ proptest! {
                             let seen = Seen::default().with(initiator, flags);
                             model.insert(key, Flow {
                                 key, initiator, denied: false, seen, last_seen: now,
-                                ifindex: [7, 9], stamps: [stamp, !stamp], counts: Counts::default(),
+                                ifindex: [7, 9], stamps: stamps(stamp), counts: Counts::default(),
                             });
                         }
                         Err(NoRoom::Table | NoRoom::Pod) => {
@@ -187,17 +200,35 @@ proptest! {
                         flow.last_seen = now;
                     }
                 }
+                Op::Hit { key, from_sender, flags, elsewhere } => {
+                    let (key, sender) = key_number(key);
+                    let side = if from_sender { sender } else { sender.other() };
+                    let ifindex = if elsewhere { [7, 8] } else { [7, 9] };
+                    let packet = Seeing { side, tcp_flags: flags, ifindex, now };
+                    let hit = table.hit(&key, table.hash(&key), &packet, &untouched);
+                    let name = find(&table, &key).map(|(name, _)| name);
+                    let known = model.get_mut(&key).filter(|flow| {
+                        flow.ifindex == ifindex
+                            && flow.stamps == [0, 0]
+                            && now.since(flow.last_seen) <= FlowState::SHORTEST_TIMEOUT
+                    });
+                    prop_assert_eq!(hit, name.zip(known.as_ref().map(|flow| flow.denied)));
+                    if let Some(flow) = known {
+                        flow.seen = flow.seen.with(side, flags);
+                        flow.last_seen = now;
+                    }
+                }
                 Op::Rejudge { key, denied, stamp, ifindex } => {
                     let (key, _) = key_number(key);
                     if let Some((old, _)) = find(&table, &key) {
-                        let renamed = table.rejudge(old, denied, [stamp, !stamp], ifindex).unwrap();
+                        let renamed = table.rejudge(old, denied, stamps(stamp), ifindex).unwrap();
                         // The old name is powerless from here on.
                         prop_assert!(!table.touch(old, Side::Lo, 0xff, now.plus(1)));
                         prop_assert!(!table.delete(old));
                         prop_assert!(table.rejudge(old, !denied, [0, 0], [0, 0]).is_none());
                         prop_assert_eq!(find(&table, &key).unwrap().0, renamed);
                         let flow = model.get_mut(&key).unwrap();
-                        (flow.denied, flow.stamps, flow.ifindex) = (denied, [stamp, !stamp], ifindex);
+                        (flow.denied, flow.stamps, flow.ifindex) = (denied, stamps(stamp), ifindex);
                     }
                 }
                 Op::Delete { key } => {
@@ -393,8 +424,10 @@ fn readers_never_see_halves_of_two_flows() {
     };
     let writers = [writer(false, 1), writer(true, 2), writer(false, 3)];
     let mut seen = 0u64;
-    let end = std::time::Instant::now() + std::time::Duration::from_millis(300);
-    while std::time::Instant::now() < end {
+    let start = std::time::Instant::now();
+    // Longer where the writers are not scheduled.
+    let goes_on = |seen| start.elapsed().as_millis() < if seen > 100 { 300 } else { 30_000 };
+    while goes_on(seen) {
         for flow in table.iter() {
             let (_, port) = flow.source();
             assert_eq!(flow.stamps, [stamp_of(port), !stamp_of(port)]);

@@ -239,8 +239,10 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
                 }
                 let handle = Handle { slot: index, version: ctl.version() };
                 let seen = aux.seen().with(packet.side, packet.tcp_flags);
-                if Aux::new(handle.version, seen, packet.now) != aux {
-                    self.touch(handle, packet.side, packet.tcp_flags, packet.now);
+                if Aux::new(handle.version, seen, packet.now) != aux
+                    && !self.touch(handle, packet.side, packet.tcp_flags, packet.now)
+                {
+                    return None;
                 }
                 return Some((handle, ctl.is_denied()));
             }

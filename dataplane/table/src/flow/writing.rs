@@ -200,7 +200,8 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         }
     }
 
-    /// Notes a packet. Writes nothing if nothing would change. False if the entry is gone.
+    /// Notes a packet. Writes nothing if nothing would change. False, and nothing noted, if the
+    /// entry is gone or has a new verdict, or others were faster all the time: look again.
     #[inline(never)]
     pub fn touch(&self, handle: Handle, side: Side, tcp_flags: u8, now: Tick) -> bool {
         let Some(slot) = self.slot(handle.slot) else { return false };
@@ -219,7 +220,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
                 Err(found) => before = Aux(found),
             }
         }
-        true
+        false
     }
 
     /// Removes an entry; says whose account it was to, exactly once. `None` if it was gone
