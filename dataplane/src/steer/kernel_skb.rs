@@ -50,12 +50,10 @@ fn cast_number(types: &Btf) -> Option<u32> {
 pub fn ways(object: &[u8]) -> impl Iterator<Item = (Sight, Vec<u8>)> {
     let types = Btf::from_sys_fs().ok();
     let number = types.as_ref().and_then(cast_number);
-    let all: &[(Sight, Option<u32>)] = match (&types, number) {
-        (_, Some(_)) => &[(Sight::Cast, number), (Sight::Copied, None), (Sight::Unseen, None)],
-        (Some(_), None) => &[(Sight::Copied, None), (Sight::Unseen, None)],
-        (None, None) => &[(Sight::Unseen, None)],
-    };
-    all.to_vec().into_iter().map(|(sight, number)| (sight, with_number(object, number)))
+    let cast = number.map(|number| (Sight::Cast, Some(number)));
+    let copied = types.is_some().then_some((Sight::Copied, None));
+    let all = cast.into_iter().chain(copied).chain([(Sight::Unseen, None)]);
+    all.map(|(sight, number)| (sight, with_number(object, number)))
 }
 
 /// The object with the function's number in every marked call; `None`: the kernel has no such
