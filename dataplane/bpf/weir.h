@@ -42,7 +42,7 @@ struct weir_shim {
 	__u32 ifindex;   /* the veth whose hook punted the frame */
 	__u32 worker;    /* the queue the steering program chose */
 	__u8 direction;  /* enum weir_direction */
-	__u8 flags;      /* WEIR_SHIM_*; set by the worker */
+	__u8 flags;      /* WEIR_SHIM_*; COUNTED by the hook, the others by the worker */
 	__be16 gso_size; /* of the punted packet, 0 if it was not a GSO packet */
 	__be16 tag;      /* WEIR_SHIM_TAG */
 	__u16 sequence;  /* its sender's packets punted before it, modulo 2^16 */

@@ -8,6 +8,9 @@
 //! - [`SharedWords`]: words that others do change. It only ever hands out
 //!   atomics, so a hostile writer can make a value wrong but not undefined.
 //!
+//! The hint that a word will soon be read ([`prefetch`]) is an instruction that the language has
+//! no safe name for, and so is here too.
+//!
 //! Invariants: a mapping is page aligned, at least as long as the slice made of
 //! it, and lives exactly as long as its owner. The one accident left is a file
 //! that shrinks under a mapping (SIGBUS): sealed memfds cannot, BPF maps cannot,

@@ -139,9 +139,9 @@ const ICMPV6: u8 = 58;
 pub mod timeout {
     use crate::abi;
 
-    /// TCP until the other side answers.
+    /// TCP until the side that opens has acknowledged an answer.
     pub const TCP_OPENING: u32 = abi::TIMEOUT_TCP_OPENING;
-    /// TCP with both sides heard.
+    /// TCP after that, and TCP that was cut.
     pub const TCP_ESTABLISHED: u32 = abi::TIMEOUT_TCP_ESTABLISHED;
     /// TCP after a FIN.
     pub const TCP_CLOSING: u32 = abi::TIMEOUT_TCP_CLOSING;
