@@ -222,15 +222,15 @@ impl Owners {
     #[inline]
     fn get(&self, address: Address) -> Option<&Owner> {
         let mask = self.places.len().wrapping_sub(1);
-        let home = self.home(address);
-        for probe in 0..self.places.len() {
-            // None: the end of its chain.
-            let owner = self.places.get(home.wrapping_add(probe) & mask)?.as_ref()?;
+        let mut place = self.home(address);
+        loop {
+            // None: there are no places, or the chain ends here, as every chain does.
+            let owner = self.places.get(place & mask)?.as_ref()?;
             if owner.address == address {
                 return Some(owner);
             }
+            place = place.wrapping_add(1);
         }
-        None
     }
 
     /// Adds an address that is not there yet.

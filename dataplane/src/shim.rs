@@ -39,6 +39,9 @@ pub const ETHERNET_LEN: usize = 14;
 /// Length of the head of every punted or accepted frame: shim and Ethernet header.
 pub const HEAD_LEN: usize = SHIM_LEN + ETHERNET_LEN;
 
+/// Offset of the flags in the shim.
+const AT_FLAGS: usize = 9;
+
 /// Tag at byte 12 of the shim: "Local Experimental EtherType 1" of IEEE 802, so that a
 /// punted frame that strays is not taken for IP by anyone.
 pub const SHIM_TAG: u16 = 0x88b5;
@@ -236,6 +239,24 @@ impl Shim {
         Ok(())
     }
 
+    /// The same with the shim that the frame has, but for its flags.
+    ///
+    /// # Errors
+    /// As [`Shim::accept_in_place`].
+    #[inline]
+    pub fn accept_as_it_is(frame: &mut [u8], flags: ShimFlags) -> Result<(), ShimError> {
+        let len = frame.len();
+        let Some(head) = frame.first_chunk_mut::<HEAD_LEN>() else {
+            return Err(ShimError::TooShort { len });
+        };
+        let [shim @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _] = *head;
+        let mut shim: [u8; SHIM_LEN] = shim;
+        shim[AT_FLAGS] = flags.0;
+        head.copy_within(SHIM_LEN..HEAD_LEN, 0);
+        head[ETHERNET_LEN..].copy_from_slice(&shim);
+        Ok(())
+    }
+
     /// Reads the shim of an accepted frame `[Ethernet][shim][..]`.
     ///
     /// # Errors
@@ -300,6 +321,11 @@ mod tests {
             shim.push_punted(&ethernet, &mut frame);
             let length = frame.len();
             prop_assert_eq!(Shim::of_punted(&frame), Ok(shim));
+            let mut other = frame.clone();
+            Shim::accept_as_it_is(&mut other, answer.flags).unwrap();
+            let mut same = frame.clone();
+            Shim { flags: answer.flags, ..shim }.accept_in_place(&mut same).unwrap();
+            prop_assert_eq!(other, same);
             answer.accept_in_place(&mut frame).unwrap();
             prop_assert_eq!(frame.len(), length);
             prop_assert_eq!(Shim::of_accepted(&frame), Ok(answer));

@@ -155,16 +155,20 @@ impl PacketIo for MemoryIo {
                 *accepted = frame.accept;
             }
         }
-        for accepted in &accepted[..count] {
-            let Some(data) = self.rx.pop_front() else { break };
+        self.stats.rx_frames += count as u64;
+        for (data, accepted) in self.rx.drain(..count).zip(accepted) {
             self.stats.rx_bytes += data.len() as u64;
-            if *accepted {
-                self.transmit(data);
-            } else {
+            if !accepted {
                 self.spare.push(data);
+            } else if self.tx.len() >= self.capacity {
+                self.stats.tx_full += 1;
+                self.spare.push(data);
+            } else {
+                self.stats.tx_frames += 1;
+                self.stats.tx_bytes += data.len() as u64;
+                self.tx.push_back(data);
             }
         }
-        self.stats.rx_frames += count as u64;
         Ok(count)
     }
 

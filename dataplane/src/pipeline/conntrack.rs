@@ -91,7 +91,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     }
 
     /// Decides a packet by its flow.
-    #[inline]
+    #[inline(always)]
     pub fn follow(&self, packet: &FlowPacket) -> Outcome {
         let &FlowPacket { ref key, hash, sender: side, tcp_flags, ifindex, .. } = packet;
         let seeing = Seeing { side, tcp_flags, ifindex, now: self.now };

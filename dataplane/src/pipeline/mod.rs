@@ -369,8 +369,7 @@ fn decide_other<B: AsRef<[u8]>, W: Words, C: Words>(
 fn accept(outcome: Outcome, frame: &mut [u8]) -> Option<Direction> {
     let shim = Shim::of_punted(frame).ok()?;
     let covers_both = outcome == Outcome::Pass { covers_both: true };
-    let flags = shim.flags.with(ShimFlags::COVERS_BOTH, covers_both);
-    Shim { flags, ..shim }.accept_in_place(frame).ok()?;
+    Shim::accept_as_it_is(frame, shim.flags.with(ShimFlags::COVERS_BOTH, covers_both)).ok()?;
     Some(shim.direction)
 }
 

@@ -238,8 +238,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
                     return None;
                 }
                 let handle = Handle { slot: index, version: ctl.version() };
-                let seen = aux.seen().with(packet.side, packet.tcp_flags);
-                if Aux::new(handle.version, seen, packet.now) != aux
+                if aux.noted(packet.side, packet.tcp_flags, packet.now) != aux
                     && !self.touch(handle, packet.side, packet.tcp_flags, packet.now)
                 {
                     return None;

@@ -78,18 +78,22 @@ impl Seen {
     #[must_use]
     #[inline]
     pub const fn with(self, side: Side, tcp_flags: u8) -> Self {
-        let mut before = self.from(side);
-        if tcp_flags & SEEN_RST == 0 {
-            before &= !SEEN_RST;
-        }
-        if tcp_flags & (SEEN_SYN | SEEN_RST) == 0 {
-            before |= SEEN_MORE;
-        }
-        let now = before | SEEN_ANY | (tcp_flags & SEEN_TCP_MASK);
+        let (gone, new) = Self::marks_of(tcp_flags);
+        let now = self.from(side) & !gone | new;
         match side {
             Side::Lo => Self { lo: now, hi: self.hi },
             Side::Hi => Self { lo: self.lo, hi: now },
         }
+    }
+
+    /// The bits that a packet with these flags takes away from its side, and those that it adds.
+    #[inline]
+    pub(super) const fn marks_of(tcp_flags: u8) -> (u8, u8) {
+        let resets = tcp_flags & SEEN_RST != 0;
+        let goes_on = tcp_flags & (SEEN_SYN | SEEN_RST) == 0;
+        let more = if goes_on { SEEN_MORE } else { 0 };
+        let gone = if resets { 0 } else { SEEN_RST };
+        (gone, SEEN_ANY | (tcp_flags & SEEN_TCP_MASK) | more)
     }
 
     /// True once both ends have gone on after what opened the flow. A handshake alone can be

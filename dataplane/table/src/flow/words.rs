@@ -90,6 +90,18 @@ impl Aux {
         Seen { lo, hi }
     }
 
+    /// This word, of the same version, after one more packet.
+    #[inline]
+    pub const fn noted(self, side: Side, tcp_flags: u8, now: Tick) -> Self {
+        let shift = match side {
+            Side::Lo => AUX_SEEN_LO_SHIFT,
+            Side::Hi => AUX_SEEN_HI_SHIFT,
+        };
+        let (gone, new) = Seen::marks_of(tcp_flags);
+        let marks = self.0 & !((gone as u64) << shift) | (new as u64) << shift;
+        Self(marks & !(u32::MAX as u64) | now.0 as u64)
+    }
+
     #[inline]
     pub const fn last_seen(self) -> Tick {
         let [_, _, _, _, a, b, c, d] = self.0.to_be_bytes();

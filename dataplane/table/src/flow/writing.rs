@@ -211,7 +211,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
             if !before.is_of(handle.version) {
                 return false;
             }
-            let after = Aux::new(handle.version, before.seen().with(side, tcp_flags), now);
+            let after = before.noted(side, tcp_flags, now);
             if after == before {
                 return true;
             }
