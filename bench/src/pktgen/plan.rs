@@ -11,6 +11,7 @@ use super::flows::{Flows, Ports};
 use super::frame::Layout;
 use super::size::Sizes;
 use crate::rings::Backend;
+use crate::sequence::MAX_NUMBER;
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -145,6 +146,7 @@ impl Plan {
     ///
     /// # Errors
     /// In words, naming the option.
+    #[expect(clippy::cast_precision_loss, reason = "limits far below 2^53")]
     pub fn check(&self) -> Result<(), String> {
         if self.from.is_ipv4() != self.to.is_ipv4() {
             return Err(format!("--from {} and --to {} are of two families", self.from, self.to));
@@ -167,6 +169,17 @@ impl Plan {
                 "--new-flows: --flows uses up every pair of ports; widen --sport or --dport"
                     .to_owned(),
             );
+        }
+        let most = match (self.stop.count, self.stop.duration, self.pace) {
+            (Some(count), _, _) => count as f64,
+            (None, Some(duration), Pace::PerSecond(rate)) => duration.as_secs_f64() * rate,
+            _ => 0.0,
+        };
+        if most > MAX_NUMBER as f64 {
+            return Err(format!(
+                "{most:.0} frames are more than the sink can tell apart ({MAX_NUMBER}): make it \
+                 several runs"
+            ));
         }
         if let Pace::PerSecond(rate) = self.pace
             && self.new_flows > rate

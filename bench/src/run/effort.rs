@@ -44,7 +44,7 @@ impl Effort {
         trial: 0.4,
         warm_up: 0.05,
         search: 8,
-        confirm: 2,
+        confirm: 3,
         latency: 0.3,
         stream: 2,
         transactions: 10_000,

@@ -1,6 +1,7 @@
 //! Where a run took place: machine, kernel, mitigations, versions, command.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,8 +10,8 @@ use super::lab::output;
 use crate::place::processors;
 use crate::report::sample::Environment;
 
-/// Collects it. What cannot be found out is said to be unknown, never left out.
-pub fn collect(effort: &Effort, command: &str) -> Environment {
+/// Collects it; `bin` holds Weir's programs. What cannot be found out is said to be unknown, never left out.
+pub fn collect(effort: &Effort, bin: &Path, command: &str) -> Environment {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpuinfo
         .lines()
@@ -38,12 +39,15 @@ pub fn collect(effort: &Effort, command: &str) -> Environment {
     ];
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load: Vec<&str> = load.split_whitespace().take(3).collect();
-    let describe = said("git", &["describe", "--always", "--dirty"]);
+    let dataplane = bin.join("weir-dataplane");
     let weir = format!(
-        "{}, {}",
-        env!("CARGO_PKG_VERSION"),
-        describe.unwrap_or_else(|| "no git".to_owned())
+        "{}; sources here: {}",
+        said(&dataplane.to_string_lossy(), &["--version"])
+            .unwrap_or_else(|| "weir-dataplane does not say".to_owned()),
+        said("git", &["describe", "--always", "--dirty"]).unwrap_or_else(|| "no git".to_owned())
     );
+    let governor = fs::read_to_string("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+        .map_or_else(|_| "not the guest's to choose".to_owned(), |text| text.trim().to_owned());
     let row = |name: &str, value: String| (name.to_owned(), value);
     vec![
         row("date", today()),
@@ -51,6 +55,7 @@ pub fn collect(effort: &Effort, command: &str) -> Environment {
             "machine",
             format!("{model}, {} processors, {memory} GiB, {virtualized}", processors()),
         ),
+        row("frequency governor", governor),
         row("kernel", version("uname", &["-sr"])),
         row("mitigations", mitigations()),
         row("weir", weir),
@@ -58,7 +63,7 @@ pub fn collect(effort: &Effort, command: &str) -> Environment {
         row("versions", tools.join("; ")),
         row("load average at the start", load.join(" ")),
         row("command", command.to_owned()),
-        row("rounds", format!("{}, contenders in rotating order", effort.rounds)),
+        row("rounds", format!("{}, contenders in the order of a Williams square", effort.rounds)),
         row("sizes", effort.to_string()),
         row(
             "placement",
@@ -127,7 +132,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_said() {
-        let environment = collect(&Effort::QUICK, "weir-bench run x");
+        let environment = collect(&Effort::QUICK, Path::new("/nowhere"), "weir-bench run x");
         let names: Vec<&str> = environment.iter().map(|(name, _)| name.as_str()).collect();
         for name in ["machine", "kernel", "mitigations", "weir", "versions", "command"] {
             assert!(names.contains(&name), "{name} is missing");

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -176,7 +177,9 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         let mut command = Command::new(&self.script);
-        let done = command.arg("down").env("WEIR_LAB", &self.dir).status();
+        // A second Ctrl-C is not for it.
+        command.process_group(0).arg("down").env("WEIR_LAB", &self.dir);
+        let done = command.status();
         if !done.is_ok_and(|status| status.success()) {
             eprintln!("weir-bench: {} may still be up", self.dir.display());
         }

@@ -11,9 +11,10 @@
 //! | [`search`] | rates at no loss and at little loss |
 //! | [`environment`] | machine, versions, command |
 //!
-//! Order: rounds outermost, then scenarios, then contenders, whose order rotates. So the
-//! values of a round lie close together, and a slow minute hits all alike; ratios are
-//! taken within a round. Before and after every load the node's counters are read
+//! Order: rounds outermost, then scenarios, then contenders, each round in another order
+//! ([`order`]). So the values of a round lie close together, a slow minute hits all alike, and
+//! what one leaves behind (a warm cache, a hot processor) is not always the same one's to find;
+//! ratios are taken within a round. Before and after every load the node's counters are read
 //! ([`contender::Evidence`]); [`crate::report::proof`] refuses a value that they do not
 //! account for. Samples are written as they come and outlive an interruption.
 
@@ -98,7 +99,7 @@ pub fn run(plan: &Plan) -> Result<()> {
     let io = loads::probe(&lab, &program)?;
     // Only now: a run that cannot begin leaves the samples of the one before alone.
     let mut log = Log::new(&plan.samples)?;
-    let mut environment = environment::collect(&plan.effort, &plan.command);
+    let mut environment = environment::collect(&plan.effort, &bin, &plan.command);
     environment.push(("generator's frames".to_owned(), format!("by {io}")));
     log.line(&Line::Environment(environment))?;
     log.line(&Line::Plan(plan.requested()))?;
@@ -132,10 +133,8 @@ impl Session<'_> {
         for round in 1..=rounds {
             for &scenario in &self.plan.scenarios {
                 eprintln!("round {round} of {rounds}, {scenario}");
-                let count = self.plan.contenders.len();
-                for turn in 0..count {
-                    let turn = turn + usize::try_from(round - 1)?;
-                    let contender = self.plan.contenders[turn % count];
+                for turn in order(self.plan.contenders.len(), usize::try_from(round - 1)?) {
+                    let contender = self.plan.contenders[turn];
                     let unable = self.unable.contains(&(scenario, contender));
                     if unable || !contender.takes_part(scenario) {
                         continue;
@@ -256,6 +255,16 @@ impl Session<'_> {
     }
 }
 
+/// The order of so many contenders in a round: a row of a Williams square (E. J. Williams,
+/// Experimental designs balanced for the estimation of residual effects of treatments, 1949).
+/// Within as many rounds as there are contenders each comes first once, and none follows
+/// another more than once, where their number is odd, twice.
+fn order(count: usize, round: usize) -> impl Iterator<Item = usize> {
+    // 0, 1, n-1, 2, n-2, ... : all distances between neighbours differ.
+    let zigzag = move |at: usize| if at % 2 == 1 { at.div_ceil(2) } else { count - at / 2 };
+    (0..count).map(move |at| (zigzag(at) + round) % count)
+}
+
 /// The file of samples.
 struct Log {
     file: File,
@@ -272,5 +281,29 @@ impl Log {
         let mut text = serde_json::to_string(line)?;
         text.push('\n');
         Ok(self.file.write_all(text.as_bytes())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everyone_has_another_before_it_in_each_round() {
+        for count in 1..=12 {
+            let mut followers: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+            let mut first = BTreeSet::new();
+            for round in 0..count {
+                let row: Vec<usize> = order(count, round).collect();
+                assert_eq!(row.iter().collect::<BTreeSet<_>>().len(), count, "{row:?}");
+                first.insert(row[0]);
+                for pair in row.windows(2) {
+                    *followers.entry((pair[0], pair[1])).or_default() += 1;
+                }
+            }
+            assert_eq!(first.len(), count);
+            let most = followers.values().max().copied().unwrap_or(0);
+            assert!(most <= 1 + count % 2, "{count}: one follows another {most} times");
+        }
     }
 }

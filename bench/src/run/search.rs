@@ -10,8 +10,9 @@
 //! Where RFC 2544 wants trials of 60 seconds, these are shorter than one: on a machine
 //! whose processors are shared, a minute without an interruption does not exist. Later
 //! rounds do not search again: a path that passed flat out is asked flat out again, any
-//! other starts from the rates found before and steps up or down by [`STEP`]. The median
-//! of the rounds is the result.
+//! other starts from the rates found before and steps up or down, each step the square of
+//! the one before, [`STEP`] first: so a round is not bound to what the first one found. The
+//! median of the rounds is the result.
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -22,7 +23,7 @@ pub const PDR_LOSS: f64 = 0.001;
 /// The bounds of a rate are as close as is asked for when their ratio is not above this.
 const PRECISION: f64 = 1.03;
 
-/// By how much a confirming round changes a rate.
+/// By how much a confirming round changes a rate at first.
 const STEP: f64 = 1.05;
 
 /// A trial counts as sent at its rate when it reached this part of it.
@@ -168,8 +169,8 @@ pub fn search(most: u32, mut trial: impl FnMut(Rate) -> Result<Trial>) -> Result
     Ok(Found { ndr_pps, pdr_pps, trials, flat_out: pushes_back })
 }
 
-/// Confirms what an earlier round found, with at most `most` trials a goal: a step up
-/// where the rate passes, steps down where it does not.
+/// Confirms what an earlier round found, with at most `most` trials a goal: steps up as long
+/// as rates pass, or down until one does.
 ///
 /// # Errors
 /// Those of `trial`.
@@ -193,16 +194,17 @@ pub fn confirm(
     }
     for at in 0..goals.len() {
         let Some(mut rate) = goals[at].1 else { continue };
+        let mut step = STEP;
         for _ in 0..most {
             let (goal, _) = &goals[at];
             if rate <= goal.passed() {
-                rate = goal.passed() * STEP; // the other goal's trials have shown it
+                rate = goal.passed() * step; // the other goal's trials have shown it
             }
             if rate >= goal.failed {
                 if goal.passed() > 0.0 {
                     break;
                 }
-                rate = goal.failed / STEP;
+                rate = goal.failed / step;
             }
             let outcome = trial(Rate::Pps(rate))?;
             trials += 1;
@@ -210,7 +212,8 @@ pub fn confirm(
                 goal.learn(rate, outcome);
             }
             let (goal, _) = &goals[at];
-            rate = if goal.passed() > 0.0 { rate * STEP } else { rate / STEP };
+            rate = if goal.passed() > 0.0 { rate * step } else { rate / step };
+            step *= step;
         }
     }
     let [(ndr, _), (pdr, _)] = goals;

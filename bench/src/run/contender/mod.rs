@@ -219,6 +219,14 @@ impl Evidence {
             if !link[0]["xdp"].is_null() {
                 present.push(format!("an XDP program at {}", pod.veth));
             }
+            // Of either kind: tcx links show in no list of tc.
+            let hooks: Value = serde_json::from_str(
+                &lab.node("bpftool", &["-j", "net", "show", "dev", &pod.veth])?,
+            )?;
+            let hooks = hooks[0]["tc"].as_array().map_or(0, Vec::len);
+            if hooks > 0 {
+                present.push(format!("{hooks} tc programs at {}", pod.veth));
+            }
         }
         if lab.node_path("/sys/fs/bpf/weir").exists() {
             present.push("Weir's pins".to_owned());
