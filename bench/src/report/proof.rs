@@ -42,7 +42,9 @@ fn alone(contender: Contender, evidence: &Evidence) -> Result<(), String> {
         Contender::NftLinear | Contender::NftSets => &["nft table inet weir_bench"],
         Contender::IptablesIpset => &["nft table ip filter"],
         Contender::Ovs | Contender::Testpmd => &["an XDP program at "],
-        Contender::Weir | Contender::WeirOff | Contender::WeirTap => &["Weir's pins"],
+        Contender::Weir | Contender::WeirOff | Contender::WeirTap => {
+            &["Weir's pins", "tc programs at "]
+        }
     };
     let stranger =
         evidence.present.iter().find(|name| !own.iter().any(|own| name.starts_with(own)));
@@ -221,8 +223,10 @@ mod tests {
         assert!(!holds(conntrack(3.0), conntrack(4.0)), "conntrack is still on");
         assert!(!holds(conntrack(0.0), table(0.0, 0.0)));
         assert!(!holds(steering(0.0, 0.0, 0.0), conntrack(0.0)));
-        let left = with(&["an XDP program at veth1"], 0.0, Counters::default());
-        assert!(!holds(left.clone(), left), "what an earlier contender left behind");
+        for left in ["an XDP program at veth1", "tc programs at veth1: 2"] {
+            let left = with(&[left], 0.0, Counters::default());
+            assert!(!holds(left.clone(), left), "what an earlier contender left behind");
+        }
     }
 
     #[test]

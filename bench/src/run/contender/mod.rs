@@ -225,7 +225,7 @@ impl Evidence {
             )?;
             let hooks = hooks[0]["tc"].as_array().map_or(0, Vec::len);
             if hooks > 0 {
-                present.push(format!("{hooks} tc programs at {}", pod.veth));
+                present.push(format!("tc programs at {}: {hooks}", pod.veth));
             }
         }
         if lab.node_path("/sys/fs/bpf/weir").exists() {
