@@ -16,6 +16,7 @@ use crate::lab::{Cni, Family, Lab};
 use crate::node::{count, example, growth, node, settled};
 use crate::probe::By::{Tcp, Udp};
 use crate::probe::{Probe, Resent, denied, differences, reaches, serve};
+use crate::ready::{self, Has};
 use crate::turn;
 use crate::weir::Weir;
 
@@ -220,8 +221,8 @@ impl Bulk {
             command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
             command.spawn().unwrap()
         };
-        let server = run(to, &["--server", "--one-off"]);
-        thread::sleep(Duration::from_millis(300));
+        let mut server = run(to, &["--server", "--one-off"]);
+        ready::wait_until(&mut server, Has::TcpPort(5201));
         let address = lab.address(to, Family::V4).to_string();
         // Longer than anything here takes: it is told to end.
         let arguments = ["--client", &address, "--time", "600", "--bitrate", "100M", "--json"];

@@ -6,13 +6,12 @@ use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Child;
-use std::thread;
-use std::time::Duration;
 
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{example, growth, node, settled};
 use crate::probe::By::{Icmp, Tcp};
 use crate::probe::{denied, differences, reaches};
+use crate::ready::{self, Has};
 use crate::stream::Stream;
 use crate::turn;
 use crate::weir::Weir;
@@ -33,18 +32,18 @@ struct Ear {
 impl Ear {
     fn at(lab: &Lab, pod: &str) -> Self {
         let heard = lab.dir().join(format!("heard-{pod}"));
-        let socat = lab
+        let mut socat = lab
             .enter(pod, "socat")
             .args(["-u", "-b", "65536", "INTERFACE:eth0"])
             .arg(format!("CREATE:{}", heard.display()))
             .spawn()
             .unwrap();
-        thread::sleep(Duration::from_millis(300));
+        ready::wait_until(&mut socat, Has::PacketSocket);
         Self { socat, heard }
     }
 
     fn has_heard(&self, mark: &[u8; 8]) -> bool {
-        let heard = fs::read(&self.heard).unwrap();
+        let heard = fs::read(&self.heard).unwrap_or_default();
         heard.windows(mark.len()).any(|window| window == mark)
     }
 }
