@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 
+use crate::clock::StopOnDrop;
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{count, example, growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
@@ -55,14 +56,6 @@ fn paced(rate: u32, stop: &AtomicBool, mut send: impl FnMut(u32)) -> u32 {
         thread::sleep(Duration::from_millis(1));
     }
     sent
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Runs `flood` on a thread of its own while `meanwhile` happens.

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
+use crate::clock::{StopOnDrop, now_ns};
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{example, node};
 use crate::numbered::Numbered;
@@ -24,11 +23,6 @@ const DENIED: Duration = Duration::from_millis(4);
 /// What `kurl` may reach on `web` under every other policy, and what under none.
 const TOGGLED: u16 = 9201;
 const FORBIDDEN: u16 = 9202;
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
 
 /// `testkurl` may send UDP to `web`: to the toggled port, or to a third one.
 fn toggled(allowed: bool) -> String {
@@ -186,12 +180,4 @@ fn exchange(mut stream: &TcpStream, stop: &AtomicBool) -> std::io::Result<usize>
         thread::sleep(Duration::from_micros(500));
     }
     Ok(count)
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

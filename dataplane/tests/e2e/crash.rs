@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::clock::StopOnDrop;
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{count, example, growth, node, settled};
 use crate::probe::By::{Tcp, Udp};
@@ -83,7 +84,7 @@ fn survive(on_failure: &str, io: &str, while_dead: &[Probe], counted: &str) {
     let traffic = Traffic { rounds: AtomicU32::new(3), ..Traffic::default() };
     thread::scope(|scope| {
         scope.spawn(|| traffic.run(&fleet));
-        let _stop = StopOnDrop(&traffic);
+        let _stop = StopOnDrop(&traffic.stop);
         traffic.go_on(3);
         let before = settled(&weir);
 
@@ -197,14 +198,6 @@ impl Traffic {
             assert!(start.elapsed() < Duration::from_secs(60), "the rounds take for ever");
             thread::sleep(Duration::from_millis(5));
         }
-    }
-}
-
-struct StopOnDrop<'a>(&'a Traffic);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.stop.store(true, Ordering::Relaxed);
     }
 }
 

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
+use crate::clock::{StopOnDrop, now_ns};
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{example, node};
 use crate::numbered::Numbered;
@@ -20,11 +19,6 @@ use crate::weir::Weir;
 const BOUND: Duration = Duration::from_millis(50);
 const ROUNDS: usize = 10;
 const RELOADS: usize = 100;
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
 
 /// A flow that was opened before the change and is never still: each message is
 /// the time at which it was sent.
@@ -98,7 +92,7 @@ fn a_change_acts_on_open_flows_within_50_ms() {
         scope.spawn(|| tcp.send(|message| drop((&stream).write(message))));
         scope.spawn(|| tcp.receive(|buffer| (&stream).read(buffer)));
         // Ends the threads above when an assertion fails, too.
-        let _stop = StopOnDrop([&udp, &tcp]);
+        let _stop = [&udp, &tcp].map(|flow| StopOnDrop(&flow.stop));
 
         let deny = example("deny-all-for-testweb");
         let mut cuts = Vec::new();
@@ -126,16 +120,6 @@ fn a_change_acts_on_open_flows_within_50_ms() {
             assert!(taken <= BOUND, "nine of ten took {taken:?}\n{}", weir.words());
         }
     });
-}
-
-struct StopOnDrop<'a>([&'a Flow; 2]);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        for flow in self.0 {
-            flow.stop.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 fn open_udp(lab: &Lab) -> (UdpSocket, UdpSocket) {

@@ -14,6 +14,7 @@ use serde_json::Value;
 use weir_table::abi;
 use weir_table::mem::{Access, SharedWords, Words};
 
+use crate::clock::StopOnDrop;
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{example, growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
@@ -258,12 +259,4 @@ fn flood(lab: &Lab, stop: &AtomicBool) -> u32 {
         let _ = socket.send_to(b"x", (address, 10_000 + (sent >> 17) as u16));
     }
     0
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
