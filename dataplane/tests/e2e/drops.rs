@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use weir_table::names::NAMES_FILE;
 
 use crate::lab::{Cni, Family, Lab, text};
 use crate::node::{example, growth, node, settled};
@@ -161,9 +160,6 @@ fn a_flow_that_was_cut_names_the_policy_that_cut_it() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    // Control began before there was a run directory.
-    let names = lab.node_path("/run/weir").join(NAMES_FILE);
-    weir.wait("the pods' names", |_| names.exists());
     let (curl, web) = (lab.address("curl", Family::V4), lab.address("web", Family::V4));
     let server = lab.within("web", || UdpSocket::bind((web, 9603)).unwrap());
     let client = lab.within("curl", || UdpSocket::bind((curl, 9604)).unwrap());
