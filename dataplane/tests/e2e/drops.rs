@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::lab::{Cni, Family, Lab, text};
 use crate::node::{example, growth, node, settled};
+use crate::ready::{self, Has};
 use crate::turn;
 use crate::weir::{Weir, binary};
 use crate::wire::{Wire, packet};
@@ -237,8 +238,10 @@ struct Running(Child);
 impl Running {
     fn start(lab: &Lab, arguments: &[&str]) -> Self {
         let mut command = lab.enter("node", &binary("weir"));
-        let child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Self(child.unwrap())
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        ready::wait_until(&mut child, Has::Handlers);
+        Self(child)
     }
 
     /// Ctrl-C; what it had printed.
@@ -263,7 +266,6 @@ fn a_capture_is_read_by_others_with_the_reason_as_comment() {
     let path = file.to_str().unwrap();
     let capture = Running::start(&lab, &["capture", "--drops", "-w", path]);
     let follow = Running::start(&lab, &["drops", "--follow", "--last", "0", "-o", "json"]);
-    thread::sleep(SOON * 2);
     let mut wire = Wire::of(&lab, "curl");
     for family in Family::BOTH {
         for _ in 0..2 {

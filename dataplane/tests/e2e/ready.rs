@@ -23,7 +23,7 @@ pub enum Has {
     UdpPort(u16),
     /// A TCP socket that listens on this port.
     TcpPort(u16),
-    /// Handlers of SIGINT and SIGTERM.
+    /// Handlers of SIGINT and SIGTERM, and sleeps: it waits for what is to come.
     Handlers,
 }
 
@@ -41,7 +41,7 @@ pub fn wait_until(program: &mut Child, has: Has) {
             Has::TcpPort(port) => ["tcp", "tcp6"].into_iter().any(|table| {
                 has_socket(pid, table, 9, |line| is_port(line, port) && line[3] == LISTEN)
             }),
-            Has::Handlers => mask(pid, "SigCgt:") & INT_AND_TERM == INT_AND_TERM,
+            Has::Handlers => mask(pid, "SigCgt:") & INT_AND_TERM == INT_AND_TERM && sleeps(pid),
         }
     });
     assert!(ready, "it never had its {has:?}");
@@ -53,8 +53,13 @@ pub fn is_done_with(program: &Child, port: u16) -> bool {
     let pid = program.id();
     // In this order: with nothing left to take, it sleeps only after what it took last.
     has_socket(pid, "udp", 9, |line| is_port(line, port) && line[4].ends_with(":00000000"))
-        && fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| stat.rsplit(')').next().unwrap().trim_start().starts_with('S'))
+        && sleeps(pid)
+}
+
+fn sleeps(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name, which may have spaces, is the state.
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
 }
 
 /// Whether one of its own sockets is in a table of /proc/PID/net; `inode` is the column that
