@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 
-use crate::lab::{Cni, Family, Lab};
+use crate::lab::{Cni, Family, Lab, outside};
 use crate::node::{growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
 use crate::stream::Stream;
@@ -164,12 +164,6 @@ fn datagram(
 fn is_silent(socket: &UdpSocket) -> bool {
     socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     socket.recv(&mut [0; 16]).is_err()
-}
-
-/// The host beyond the uplink.
-fn outside(family: Family) -> IpAddr {
-    let address = if family == Family::V4 { "198.51.100.2" } else { "2001:db8:1::2" };
-    address.parse().unwrap()
 }
 
 /// Bursts without a pause, from the very first packet of each flow: all arrive, and they keep
