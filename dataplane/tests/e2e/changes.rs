@@ -93,7 +93,7 @@ fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
     let exchanged = exchanged.unwrap_or_else(|e| panic!("TCP: {e}\n{}", weir.words()));
     assert!(exchanged > CHANGES, "TCP: only {exchanged} messages");
     for (place, before) in [("curl", resent[0]), ("web", resent[1])] {
-        let lost = Resent::by(&lab, place).lost_since(before);
+        let lost = before.lost_since(&lab, place);
         assert_eq!(lost, 0, "TCP segments of {place}\n{}", weir.words());
     }
     for stream in numbered {
