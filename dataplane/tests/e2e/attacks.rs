@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket}
 
 use crate::clock::{StopOnDrop, until};
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{count, example, growth, node, settled};
+use crate::node::{allow_testcurl_alone, count, example, growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
 use crate::stream::Stream;
 use crate::turn;
@@ -227,8 +227,7 @@ fn a_flood_of_denied_packets_leaves_no_flow_and_starves_nobody() {
         let (lab, folder) = node(Cni::Bridge);
         let mut weir = Weir::start(&lab, folder, &["--workers", "1", "--offload", offload]);
         // `web` may be reached by `curl` alone.
-        weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-        weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+        allow_testcurl_alone(&mut weir);
         let (web, kurl) = (lab.address("web", Family::V4), lab.address("kurl", Family::V4));
         let before = settled(&weir);
         let socket = lab.within("kurl", || UdpSocket::bind(("0.0.0.0", 0)).unwrap());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{StopOnDrop, now_ns};
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{example, node};
+use crate::node::{allow_testcurl_alone, node};
 use crate::numbered::Numbered;
 use crate::probe::{Resent, TCP_PORT, connect};
 use crate::turn;
@@ -41,8 +41,7 @@ fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     weir.apply("toggled.yaml", &toggled(true));
 
     let web = (lab.address("web", Family::V6), TCP_PORT).into();

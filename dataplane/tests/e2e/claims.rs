@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::lab::{Cni, Family, Lab, outside};
-use crate::node::{example, growth, node, settled};
+use crate::node::{allow_testcurl_alone, growth, node, settled};
 use crate::probe::By::{Icmp, Tcp, Udp};
 use crate::probe::{differences, reaches};
 use crate::stream::Stream;
@@ -119,9 +119,8 @@ fn a_claimed_identity_is_not_lent() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    // `web` accepts from `run=testcurl` alone, which a pod elsewhere is.
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    // A pod elsewhere is `run=testcurl`.
+    allow_testcurl_alone(&mut weir);
     weir.relabel(|weir| weir.place("remote.json", &remote()));
     for (n, family) in Family::BOTH.into_iter().enumerate() {
         let to = (lab.address("web", family), 9404).into();
@@ -165,8 +164,7 @@ fn a_pod_without_ipv6_does_not_choose_an_identity_by_it() {
     let (lab, folder) = node(Cni::Bridge);
     lab.command("kurl", "ip", &["-6", "addr", "flush", "dev", "eth0", "scope", "global"]);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     weir.relabel(|weir| weir.place("remote.json", &remote()));
     // Longer than a CNI plugin may take for its second family.
     std::thread::sleep(Duration::from_millis(5500));

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::clock::StopOnDrop;
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{count, example, growth, node, settled};
+use crate::node::{allow_testcurl_alone, count, growth, node, settled};
 use crate::probe::By::{Tcp, Udp};
 use crate::probe::{Probe, Resent, denied, differences, reaches, serve};
 use crate::ready::{self, Has};
@@ -67,8 +67,7 @@ fn survive(on_failure: &str, io: &str, while_dead: &[Probe], counted: &str) {
     let (lab, folder) = node(Cni::Bridge);
     serve(&lab, "kurl");
     let mut weir = Weir::start(&lab, folder, &options);
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     let expect = |weir: &Weir<'_>, state: &str, probes: &[Probe]| {
         let found = differences(&lab, probes);
         assert!(found.is_empty(), "{state}: {found:#?}\n{}", weir.words());

@@ -42,6 +42,12 @@ pub fn example(name: &str) -> String {
     fs::read_to_string(path).unwrap()
 }
 
+/// `web` accepts from `run=testcurl` and from nobody else, by `deny.yaml` and `allow.yaml`.
+pub fn allow_testcurl_alone(weir: &mut Weir<'_>) {
+    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+}
+
 /// A number of a status: `steering.punted`, `counters.rx_frames`, or packets
 /// dropped for a reason, in both directions: `drops.malformed`.
 pub fn count(status: &Value, name: &str) -> u64 {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{StopOnDrop, now_ns, until};
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{example, node};
+use crate::node::{allow_testcurl_alone, example, node};
 use crate::numbered::Numbered;
 use crate::probe::connect;
 use crate::turn;
@@ -145,8 +145,7 @@ fn a_hundred_reloads_lose_nothing_that_stays_allowed() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     let before = weir.generation();
 
     let streams = Family::BOTH.map(|family| Numbered::start(&lab, &weir, family));

@@ -16,7 +16,7 @@ use weir_table::mem::{Access, SharedWords, Words};
 
 use crate::clock::{StopOnDrop, until};
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{count, example, growth, node, settled};
+use crate::node::{allow_testcurl_alone, count, example, growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
 use crate::stream::Stream;
 use crate::turn;
@@ -40,8 +40,7 @@ fn the_second_connection_is_opened_by_the_hook() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     let mut wire = Wire::of(&lab, "curl");
     for family in Family::BOTH {
         let (curl, web) = (lab.address("curl", family), lab.address("web", family));
@@ -160,8 +159,7 @@ fn what_makes_a_verdict_untrue_makes_the_hooks_ask_again() {
         let manifest = lab.manifest(&format!("default/{pod}"), pod, &[label]);
         weir.place(&format!("pod-{pod}.json"), &manifest);
     };
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     weir.relabel(|weir| label(weir, "kurl", "run=testcurl"));
     for pod in ["curl", "kurl"] {
         one_more(&weir, &lab, pod, (true, ASKED), "the first");
