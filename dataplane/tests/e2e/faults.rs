@@ -9,6 +9,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 
 use crate::clock::until;
+use crate::dice::Dice;
 use crate::lab::{Cni, Family, Lab, text};
 use crate::node::{count, growth, node, settled};
 use crate::probe::By::{Icmp, Tcp, Udp};
@@ -51,22 +52,6 @@ fn one_sentence(out: &Output, named: &str) {
     assert!(lines[0].contains(named), "{told:?} does not name {named}");
 }
 
-/// xorshift64*, seeded: the same frames in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.roll() % bound as u64) as usize
-    }
-}
-
 #[test]
 fn garbage_frames_are_dropped_and_counted() {
     let Some(_turn) = turn() else { return };
@@ -83,7 +68,7 @@ fn garbage_frames_are_dropped_and_counted() {
         }
     }
     // A few bytes changed, anywhere behind the addresses of the Ethernet header.
-    let mut dice = Dice(0x5eed);
+    let mut dice = Dice::new(0x5eed);
     for _ in 0..2000 {
         let mut frame = seeds[dice.below(seeds.len())].clone();
         for _ in 0..=dice.below(4) {
