@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::ioctl_fionread;
 use rustix::process::{Pid, Signal, kill_process};
 use weir_table::counters::Direction;
 use weir_table::drops::{DropRecord, Packet, RECORDS, Text, open_or_create};
@@ -25,6 +26,39 @@ fn weir(run_dir: &Path, arguments: &[&str]) -> Child {
 
 fn signal(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+/// Waits for something that has to come.
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until SIGINT and SIGTERM do not end it any more, as /proc tells.
+fn until_it_minds_signals(child: &Child) {
+    const INT_AND_TERM: u64 = 1 << (2 - 1) | 1 << (15 - 1);
+    until("its signal handlers", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let mask = caught.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+        mask & INT_AND_TERM == INT_AND_TERM
+    });
+}
+
+/// Waits until it sleeps with its pipe full: in the middle of a write.
+fn until_it_is_blocked(child: &Child) {
+    // A pipe holds 64 KiB; lines that do not fit into the rest of a page leave it free.
+    const MOST_OF_A_PIPE: u64 = 48 << 10;
+    until("a full pipe", || {
+        let waiting = ioctl_fionread(child.stdout.as_ref().unwrap()).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        // Behind the name, which may have spaces, is the state.
+        let sleeps = stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'));
+        waiting > MOST_OF_A_PIPE && sleeps
+    });
 }
 
 /// Waits until it ends; ends it, and fails, if it does not.
@@ -70,9 +104,8 @@ fn a_second_signal_ends_what_nobody_reads() {
         &["capture", "--drops", "-w", "-", "--last", "100000"],
     ] {
         let mut child = weir(dir.path(), arguments);
-        // More than a pipe holds: it waits in the middle of a write.
-        thread::sleep(Duration::from_millis(500));
-        assert!(child.try_wait().unwrap().is_none(), "{arguments:?} was not blocked");
+        // More than a pipe holds.
+        until_it_is_blocked(&child);
         signal(&child, Signal::INT);
         thread::sleep(Duration::from_millis(100));
         assert!(child.try_wait().unwrap().is_none(), "the first signal lets it finish");
@@ -81,7 +114,7 @@ fn a_second_signal_ends_what_nobody_reads() {
 
         // Once read on, the first is enough.
         let mut child = weir(dir.path(), arguments);
-        thread::sleep(Duration::from_millis(300));
+        until_it_is_blocked(&child);
         signal(&child, Signal::TERM);
         let mut out = Vec::new();
         child.stdout.take().unwrap().read_to_end(&mut out).unwrap();
@@ -111,7 +144,7 @@ fn a_flood_that_lasts_holds_up_neither_signal_nor_duration() {
         scope.spawn(move || std::io::copy(&mut out, &mut std::io::sink()).unwrap());
         let mut complaints = follow.stderr.take().unwrap();
         scope.spawn(move || std::io::copy(&mut complaints, &mut std::io::sink()).unwrap());
-        thread::sleep(Duration::from_millis(300));
+        until_it_minds_signals(&follow);
         signal(&follow, Signal::INT);
         let follow = end(&mut follow, "drops --follow").code();
         stop.store(true, Ordering::Relaxed);

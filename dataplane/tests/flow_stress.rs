@@ -15,16 +15,22 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
-use std::io::Write as _;
+#[path = "support/dice.rs"]
+mod dice;
+#[path = "support/root.rs"]
+mod root;
+
 use std::os::fd::AsFd;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::Map;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use dice::Dice;
+use root::turn;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use weir_dataplane::steer::Sizes;
 use weir_dataplane::steer::abi::{self, CONFIG_WORDS, Config, Fixed, Mark};
@@ -60,20 +66,6 @@ const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 
 type Table = FlowTable<SharedWords>;
-
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// Waits for the other tests. `None`: cannot run here, and that is acceptable.
-fn turn() -> Option<MutexGuard<'static, ()>> {
-    if !rustix::process::geteuid().is_root() {
-        let required = std::env::var_os("WEIR_REQUIRE_E2E").is_some_and(|value| value == "1");
-        assert!(!required, "WEIR_REQUIRE_E2E=1, but loading BPF programs needs root");
-        // Past the capture of the test harness: what did not run must not look like what did.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: needs root");
-        return None;
-    }
-    Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
-}
 
 /// The processors that this process may use.
 static PROCESSORS: LazyLock<Vec<usize>> = LazyLock::new(|| {
@@ -180,7 +172,7 @@ impl Rig {
             let spawn = |nth| {
                 scope.spawn(move || {
                     run_on(nth);
-                    writer(&self.table, all, Dice(0x9e37_79b9_7f4a_7c15 + nth as u64), stop)
+                    writer(&self.table, all, Dice::new(0x9e37_79b9_7f4a_7c15 + nth as u64), stop)
                 })
             };
             let writers: Vec<_> = (1..=writers).map(spawn).collect();
@@ -200,18 +192,6 @@ impl Rig {
             started.elapsed().as_secs_f32()
         );
         written.iter().map(|w| w.torn).sum()
-    }
-}
-
-/// xorshift64*.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u32 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
     }
 }
 
@@ -297,7 +277,7 @@ struct Written {
 fn write(table: &Table, all: &[Known], mut dice: Dice, stop: &AtomicBool) -> Written {
     let mut written = Written::default();
     while !stop.load(Ordering::Relaxed) {
-        let (roll, e) = (dice.roll(), dice.roll());
+        let (roll, e) = (dice.roll_u32(), dice.roll_u32());
         let known = &all[(roll >> 8) as usize % all.len()];
         let Some((flow, found)) = known.lookup(table) else {
             written.writes += u64::from(known.insert(table, e & !1));
@@ -324,7 +304,7 @@ fn judge(table: &Table, all: &[Known], mut dice: Dice, stop: &AtomicBool) -> Wri
     while !stop.load(Ordering::Relaxed) {
         for known in all {
             if let Some((flow, _)) = known.lookup(table) {
-                written.writes += u64::from(known.rejudge(table, flow, dice.roll()));
+                written.writes += u64::from(known.rejudge(table, flow, dice.roll_u32()));
             }
         }
     }

@@ -137,6 +137,13 @@ impl Net {
         lines.iter().try_for_each(|line| self.attempt("router", "nft", &[line]).map(drop))
     }
 
+    /// Packets that a place has sent.
+    pub fn sent_by(&self, place: &str) -> u64 {
+        let json = self.run(place, "ip", &["-json", "-stats", "link", "show", "eth0"]);
+        let json: Value = serde_json::from_str(&json).unwrap();
+        json[0]["stats64"]["tx"]["packets"].as_u64().unwrap()
+    }
+
     /// Packets that the rules have counted.
     pub fn counted(&self) -> u64 {
         let json = self.run("router", "nft", &["-j", "list", "counter", "inet", "t", "c"]);

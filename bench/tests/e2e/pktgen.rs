@@ -125,7 +125,12 @@ fn a_held_up_generator_does_not_hide_it() {
     let net = Net::new();
     let child = net.start(Family::V4, "--rate 1000 --count 2000");
     let pid = Pid::from_child(&child);
-    thread::sleep(Duration::from_millis(1000));
+    // In the midst of those that count: before them it sends only what establishes its flows.
+    let start = Instant::now();
+    while net.sent_by("client") < 300 {
+        assert!(start.elapsed() < Duration::from_secs(30), "it does not send");
+        thread::sleep(Duration::from_millis(10));
+    }
     kill_process(pid, Signal::STOP).unwrap();
     let stopped = Instant::now();
     thread::sleep(Duration::from_millis(300));

@@ -3,14 +3,15 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket};
 
+use crate::clock::{StopOnDrop, until};
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{count, example, growth, node, settled};
+use crate::node::{allow_testcurl_alone, count, example, growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
 use crate::stream::Stream;
 use crate::turn;
@@ -41,45 +42,46 @@ fn syn(from: IpAddr, to: IpAddr, sport: u16, dport: u16) -> Vec<u8> {
     header.to_bytes().to_vec()
 }
 
-/// Calls `send(n)` at a steady rate until told to stop; how often.
-fn paced(rate: u32, stop: &AtomicBool, mut send: impl FnMut(u32)) -> u32 {
-    let started = Instant::now();
-    let mut sent = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let due = || started.elapsed().as_secs_f64() * f64::from(rate);
-        // A machine that is too slow for the rate must stop as well.
-        while f64::from(sent) < due() && !stop.load(Ordering::Relaxed) {
-            send(sent);
-            sent += 1;
+/// What is sent until it is told to stop.
+#[derive(Default)]
+struct Flood {
+    stop: AtomicBool,
+    sent: AtomicU32,
+}
+
+impl Flood {
+    /// Calls `send(n)` at a steady rate.
+    fn paced(&self, rate: u32, mut send: impl FnMut(u32)) {
+        let started = Instant::now();
+        let mut sent = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            let due = || started.elapsed().as_secs_f64() * f64::from(rate);
+            // A machine that is too slow for the rate must stop as well.
+            while f64::from(sent) < due() && !self.stop.load(Ordering::Relaxed) {
+                send(sent);
+                sent += 1;
+                self.sent.store(sent, Ordering::Relaxed);
+            }
+            thread::sleep(Duration::from_millis(1));
         }
-        thread::sleep(Duration::from_millis(1));
-    }
-    sent
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Runs `flood` on a thread of its own while `meanwhile` happens.
-fn under<T>(
-    flood: impl FnOnce(&AtomicBool) -> u32 + Send,
-    meanwhile: impl FnOnce() -> T,
-) -> (u32, T) {
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let flooding = scope.spawn(|| flood(&stop));
-        let result = {
-            let _stop = StopOnDrop(&stop);
-            thread::sleep(Duration::from_secs(1));
-            meanwhile()
-        };
-        (flooding.join().unwrap(), result)
-    })
+/// How much of a flood makes one, on a machine of any speed.
+const LEAST: u32 = 10_000;
+
+/// Runs `flood` on a thread of its own while `meanwhile` happens; how much it has sent.
+fn under<T>(flood: impl FnOnce(&Flood) + Send, meanwhile: impl FnOnce() -> T) -> (u32, T) {
+    let state = Flood::default();
+    let result = thread::scope(|scope| {
+        scope.spawn(|| flood(&state));
+        let _stop = StopOnDrop(&state.stop);
+        thread::sleep(Duration::from_secs(1));
+        let enough = || state.sent.load(Ordering::Relaxed) >= LEAST;
+        assert!(until(Duration::from_secs(30), enough), "the flood is none");
+        meanwhile()
+    });
+    (state.sent.into_inner(), result)
 }
 
 #[test]
@@ -104,12 +106,12 @@ fn a_syn_flood_takes_no_more_of_the_table_than_its_pods_share() {
 
         let raw = raw_tcp(&lab, "kurl");
         let to = SocketAddr::new(web, 0);
-        let flood = |stop: &AtomicBool| {
+        let flood = |flood: &Flood| {
             // Ports where something listens and others: SYN-ACKs and resets both.
-            paced(SYNS_A_SECOND, stop, |n| {
+            flood.paced(SYNS_A_SECOND, |n| {
                 let dport = if n & 1 == 0 { TCP_PORT } else { 10_000 + (n >> 16) as u16 };
                 let _ = sendto(&raw, &syn(kurl, web, n as u16, dport), SendFlags::empty(), &to);
-            })
+            });
         };
         let (sent, (served, most)) = under(flood, || {
             let mut most = 0;
@@ -187,10 +189,10 @@ fn the_clients_of_a_pod_that_is_flooded_are_served() {
         let raw = lab.within("outside", || {
             socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::RAW)).unwrap()
         });
-        let flood = |stop: &AtomicBool| {
-            paced(rate, stop, |n| {
+        let flood = |flood: &Flood| {
+            flood.paced(rate, |n| {
                 let _ = sendto(&raw, &forged_syn(n, web), SendFlags::empty(), &target);
-            })
+            });
         };
         let (sent, served) = under(flood, || {
             (0..50)
@@ -225,16 +227,15 @@ fn a_flood_of_denied_packets_leaves_no_flow_and_starves_nobody() {
         let (lab, folder) = node(Cni::Bridge);
         let mut weir = Weir::start(&lab, folder, &["--workers", "1", "--offload", offload]);
         // `web` may be reached by `curl` alone.
-        weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-        weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+        allow_testcurl_alone(&mut weir);
         let (web, kurl) = (lab.address("web", Family::V4), lab.address("kurl", Family::V4));
         let before = settled(&weir);
         let socket = lab.within("kurl", || UdpSocket::bind(("0.0.0.0", 0)).unwrap());
         // No two alike: each denial has to be asked for once.
-        let flood = |stop: &AtomicBool| {
-            paced(SYNS_A_SECOND, stop, |n| {
+        let flood = |flood: &Flood| {
+            flood.paced(SYNS_A_SECOND, |n| {
                 let _ = socket.send_to(b"x", (web, 1 + (n % 65_535) as u16));
-            })
+            });
         };
         let ports = 9500..9550;
         let (sent, served) = under(flood, || {
@@ -251,7 +252,12 @@ fn a_flood_of_denied_packets_leaves_no_flow_and_starves_nobody() {
         assert_eq!(of_kurl, 0, "a denied packet left a flow");
         assert!(served >= 45, "{served} of 50\n{}", weir.words());
         let held_back = grown("steering.drop_punt_rate");
-        assert!(denied + held_back >= u64::from(sent) * 9 / 10, "{denied}, {held_back} of {sent}");
+        // What finds a worker's ring full, as after a stall that the sender makes up for, is
+        // lost on the way to it and no drop of Weir's.
+        let lost = grown("steering.punted").saturating_sub(grown("counters.rx_frames"));
+        let sent = u64::from(sent);
+        assert!(denied + held_back + lost >= sent * 9 / 10, "{denied}, {held_back}, {lost}");
+        assert!(lost < sent / 2, "{lost} of {sent} never reached a worker");
         assert!(denied > 5_000, "{denied}");
     }
 }

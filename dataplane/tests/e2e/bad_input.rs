@@ -80,11 +80,13 @@ fn broken_manifests_are_named_and_harm_nothing_else() {
     let mut half = good.replace("ingress: []", "ingress: [{from: [");
     half.truncate(half.find("from: [").unwrap() + 7);
     weir.place("half.yaml", &half);
-    told(&mut weir, "half a file", &["half.yaml"]);
+    let kept = "its last good content stays in force";
+    told(&mut weir, "half a file", &["half.yaml", kept]);
     settle(&mut weir, &lab, "half a file", WEB_ISOLATED);
 
     // Written in place and in pieces, as a careless editor does.
     fs::write(folder.join("half.yaml"), "").unwrap();
+    told(&mut weir, "an emptied file", &["half.yaml", "empty", kept]);
     settle(&mut weir, &lab, "an emptied file", WEB_ISOLATED);
     fs::write(folder.join("half.yaml"), &good).unwrap();
     settle(&mut weir, &lab, "the whole file again", WEB_ISOLATED);

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
+use crate::clock::{StopOnDrop, now_ns};
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{example, node};
+use crate::node::{allow_testcurl_alone, node};
 use crate::numbered::Numbered;
 use crate::probe::{Resent, TCP_PORT, connect};
 use crate::turn;
@@ -24,11 +23,6 @@ const DENIED: Duration = Duration::from_millis(4);
 /// What `kurl` may reach on `web` under every other policy, and what under none.
 const TOGGLED: u16 = 9201;
 const FORBIDDEN: u16 = 9202;
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
 
 /// `testkurl` may send UDP to `web`: to the toggled port, or to a third one.
 fn toggled(allowed: bool) -> String {
@@ -47,8 +41,7 @@ fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     weir.apply("toggled.yaml", &toggled(true));
 
     let web = (lab.address("web", Family::V6), TCP_PORT).into();
@@ -99,7 +92,7 @@ fn a_thousand_changes_lose_nothing_and_let_nothing_through() {
     let exchanged = exchanged.unwrap_or_else(|e| panic!("TCP: {e}\n{}", weir.words()));
     assert!(exchanged > CHANGES, "TCP: only {exchanged} messages");
     for (place, before) in [("curl", resent[0]), ("web", resent[1])] {
-        let lost = Resent::by(&lab, place).lost_since(before);
+        let lost = before.lost_since(&lab, place);
         assert_eq!(lost, 0, "TCP segments of {place}\n{}", weir.words());
     }
     for stream in numbered {
@@ -186,12 +179,4 @@ fn exchange(mut stream: &TcpStream, stop: &AtomicBool) -> std::io::Result<usize>
         thread::sleep(Duration::from_micros(500));
     }
     Ok(count)
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::lab::{Cni, Family, Lab};
-use crate::node::{example, growth, node, settled};
+use crate::lab::{Cni, Family, Lab, outside};
+use crate::node::{allow_testcurl_alone, growth, node, settled};
 use crate::probe::By::{Icmp, Tcp, Udp};
 use crate::probe::{differences, reaches};
 use crate::stream::Stream;
 use crate::turn;
 use crate::weir::Weir;
 
-/// Where `outside` is, by scripts/lab, and two addresses more in the same networks.
-const OUTSIDE: [&str; 2] = ["198.51.100.2", "2001:db8:1::2"];
+/// Two addresses more in the networks of `outside`.
 const REMOTE: [&str; 2] = ["198.51.100.77", "2001:db8:1::77"];
 
 fn give(lab: &Lab, pod: &str, address: &str) {
@@ -43,15 +42,11 @@ fn what_a_pod_claims_is_nobody_elses_loss() {
     for cni in [Cni::Bridge, Cni::Ptp] {
         let (lab, folder) = node(cni);
         let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-        let outside = |n: usize, port| (OUTSIDE[n].parse::<IpAddr>().unwrap(), port).into();
-        let mut streams: Vec<Stream> = Family::BOTH
-            .into_iter()
-            .enumerate()
-            .map(|(n, family)| {
-                let own = (lab.address("curl", family), 0).into();
-                Stream::between((&lab, "curl", own), ("outside", outside(n, 9401)))
-            })
-            .collect();
+        let to_outside = |family, port| {
+            let own = (lab.address("curl", family), 0).into();
+            Stream::between((&lab, "curl", own), ("outside", (outside(family), port).into()))
+        };
+        let mut streams = Family::BOTH.map(|family| to_outside(family, 9401));
         let mut go_on = |weir: &Weir<'_>, when: &str| {
             for stream in &mut streams {
                 stream.run(20).unwrap_or_else(|e| panic!("{when}: {e}\n{}", weir.words()));
@@ -59,9 +54,9 @@ fn what_a_pod_claims_is_nobody_elses_loss() {
         };
         go_on(&weir, "before");
 
-        for (n, address) in OUTSIDE.into_iter().enumerate() {
-            give(&lab, "kurl", address);
-            let pod = seen(&mut weir, "kurl", address);
+        for (n, address) in Family::BOTH.map(outside).into_iter().enumerate() {
+            give(&lab, "kurl", &address.to_string());
+            let pod = seen(&mut weir, "kurl", &address.to_string());
             assert_eq!(pod["ignored"].as_array().unwrap().len(), n + 1, "{pod}");
             assert_eq!(pod["quarantined"], false, "{pod}");
         }
@@ -69,9 +64,8 @@ fn what_a_pod_claims_is_nobody_elses_loss() {
         let before = settled(&weir);
         go_on(&weir, "with the address of their other end claimed");
         // A connection of its own, not one of before.
-        for (n, family) in Family::BOTH.into_iter().enumerate() {
-            let own = (lab.address("curl", family), 0).into();
-            let mut new = Stream::between((&lab, "curl", own), ("outside", outside(n, 9402)));
+        for family in Family::BOTH {
+            let mut new = to_outside(family, 9402);
             new.run(20).unwrap_or_else(|e| panic!("a new flow: {e}\n{}", weir.words()));
         }
         let grown = growth(&weir, &before);
@@ -80,14 +74,15 @@ fn what_a_pod_claims_is_nobody_elses_loss() {
         let wrong = differences(&lab, &[reaches("kurl", "web", Udp), reaches("web", "kurl", Icmp)]);
         assert!(wrong.is_empty(), "{wrong:#?}\n{}", weir.words());
         let web = lab.address("web", Family::V4);
-        let claimed = (OUTSIDE[0].parse::<IpAddr>().unwrap(), 0).into();
+        let claimed = (outside(Family::V4), 0).into();
         let before = settled(&weir);
         let mut forged = Stream::between((&lab, "kurl", claimed), ("web", (web, 9403).into()));
         forged.is_cut(20).unwrap_or_else(|e| panic!("forged: {e}\n{}", weir.words()));
         assert_eq!(growth(&weir, &before)("drops.quarantined"), 20, "{}", weir.words());
 
         // The gateway: an address of the node's own.
-        let gateway = lab.command("curl", "ip", &["-json", "route", "get", OUTSIDE[0]]);
+        let there = outside(Family::V4).to_string();
+        let gateway = lab.command("curl", "ip", &["-json", "route", "get", &there]);
         let gateway: serde_json::Value = serde_json::from_slice(&gateway).unwrap();
         let gateway = gateway[0]["gateway"].as_str().unwrap().to_owned();
         give(&lab, "kurl", &format!("{gateway}/32"));
@@ -124,9 +119,8 @@ fn a_claimed_identity_is_not_lent() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    // `web` accepts from `run=testcurl` alone, which a pod elsewhere is.
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    // A pod elsewhere is `run=testcurl`.
+    allow_testcurl_alone(&mut weir);
     weir.relabel(|weir| weir.place("remote.json", &remote()));
     for (n, family) in Family::BOTH.into_iter().enumerate() {
         let to = (lab.address("web", family), 9404).into();
@@ -170,8 +164,7 @@ fn a_pod_without_ipv6_does_not_choose_an_identity_by_it() {
     let (lab, folder) = node(Cni::Bridge);
     lab.command("kurl", "ip", &["-6", "addr", "flush", "dev", "eth0", "scope", "global"]);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     weir.relabel(|weir| weir.place("remote.json", &remote()));
     // Longer than a CNI plugin may take for its second family.
     std::thread::sleep(Duration::from_millis(5500));

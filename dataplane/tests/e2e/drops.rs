@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use etherparse::PacketBuilder;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use weir_table::names::NAMES_FILE;
 
 use crate::lab::{Cni, Family, Lab, text};
 use crate::node::{example, growth, node, settled};
+use crate::ready::{self, Has};
 use crate::turn;
 use crate::weir::{Weir, binary};
 use crate::wire::{Wire, packet};
@@ -161,9 +161,6 @@ fn a_flow_that_was_cut_names_the_policy_that_cut_it() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    // Control began before there was a run directory.
-    let names = lab.node_path("/run/weir").join(NAMES_FILE);
-    weir.wait("the pods' names", |_| names.exists());
     let (curl, web) = (lab.address("curl", Family::V4), lab.address("web", Family::V4));
     let server = lab.within("web", || UdpSocket::bind((web, 9603)).unwrap());
     let client = lab.within("curl", || UdpSocket::bind((curl, 9604)).unwrap());
@@ -216,7 +213,7 @@ fn a_flood_of_drops_is_a_sample_and_hides_no_other_reason() {
         thread::sleep(SOON);
         let elapsed = start.elapsed().as_secs_f64();
         let grown = growth(&weir, &before);
-        let lost = grown("steering.punted") - grown("counters.rx_frames");
+        let lost = grown("steering.punted").saturating_sub(grown("counters.rx_frames"));
         let counted = grown("drops.policy_ingress");
         assert_eq!(counted + lost, PACKETS, "{offload}\n{}", weir.words());
         assert!(lost < PACKETS / 2, "{lost} never reached a worker");
@@ -241,8 +238,10 @@ struct Running(Child);
 impl Running {
     fn start(lab: &Lab, arguments: &[&str]) -> Self {
         let mut command = lab.enter("node", &binary("weir"));
-        let child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Self(child.unwrap())
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        ready::wait_until(&mut child, Has::Handlers);
+        Self(child)
     }
 
     /// Ctrl-C; what it had printed.
@@ -267,7 +266,6 @@ fn a_capture_is_read_by_others_with_the_reason_as_comment() {
     let path = file.to_str().unwrap();
     let capture = Running::start(&lab, &["capture", "--drops", "-w", path]);
     let follow = Running::start(&lab, &["drops", "--follow", "--last", "0", "-o", "json"]);
-    thread::sleep(SOON * 2);
     let mut wire = Wire::of(&lab, "curl");
     for family in Family::BOTH {
         for _ in 0..2 {

@@ -1,20 +1,24 @@
 //! What the machine lacks is told in one sentence with the remedy, exit 2; what a
 //! pod sends, however broken, is dropped and counted and harms nobody.
 
+use std::fs;
 use std::net::UdpSocket;
 use std::process::Output;
-use std::thread;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
 
+use crate::clock::until;
+use crate::dice::Dice;
 use crate::lab::{Cni, Family, Lab, text};
-use crate::node::{count, node};
+use crate::node::{count, growth, node, settled};
 use crate::probe::By::{Icmp, Tcp, Udp};
 use crate::probe::{TCP_PORT, differences, reaches};
 use crate::turn;
 use crate::weir::{Weir, binary};
 use crate::wire::{Wire, packet};
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
 fn missing_rights_and_file_systems_are_told_in_one_sentence() {
@@ -48,22 +52,6 @@ fn one_sentence(out: &Output, named: &str) {
     assert!(lines[0].contains(named), "{told:?} does not name {named}");
 }
 
-/// xorshift64*, seeded: the same frames in every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.roll() % bound as u64) as usize
-    }
-}
-
 #[test]
 fn garbage_frames_are_dropped_and_counted() {
     let Some(_turn) = turn() else { return };
@@ -71,7 +59,7 @@ fn garbage_frames_are_dropped_and_counted() {
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
     let mut wire = Wire::of(&lab, "curl");
     let seeds = good_frames(&lab);
-    let before = weir.status();
+    let before = settled(&weir);
 
     // Cut off at every length that an Ethernet socket accepts.
     for frame in &seeds {
@@ -80,7 +68,7 @@ fn garbage_frames_are_dropped_and_counted() {
         }
     }
     // A few bytes changed, anywhere behind the addresses of the Ethernet header.
-    let mut dice = Dice(0x5eed);
+    let mut dice = Dice::new(0x5eed);
     for _ in 0..2000 {
         let mut frame = seeds[dice.below(seeds.len())].clone();
         for _ in 0..=dice.below(4) {
@@ -100,9 +88,8 @@ fn garbage_frames_are_dropped_and_counted() {
         }
     }
     wire.flush();
+    let after = settled(&weir);
     weir.assert_alive();
-
-    let after = weir.status();
     for (name, least) in [
         ("drops.malformed", 100),       // by a worker: the parser
         ("drops.spoofed_source", 1),    // a changed source address
@@ -170,7 +157,7 @@ fn a_spoofed_source_is_dropped() {
             .unwrap();
         frame
     };
-    let before = count(&weir.status(), "drops.spoofed_source");
+    let before = settled(&weir);
     for _ in 0..10 {
         wire.send(&frame(kurl));
     }
@@ -180,7 +167,7 @@ fn a_spoofed_source_is_dropped() {
     let length = sink.recv(&mut payload).expect("its own address passes");
     assert_eq!(payload[..length], curl.octets(), "the first to arrive is the honest one");
     assert!(sink.recv(&mut payload).is_err(), "and the only one");
-    let dropped = count(&weir.status(), "drops.spoofed_source") - before;
+    let dropped = growth(&weir, &before)("drops.spoofed_source");
     assert_eq!(dropped, 10, "{}", weir.words());
 }
 
@@ -237,7 +224,7 @@ fn a_pod_answers_for_its_own_address_only() {
     };
     let beyond = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets();
 
-    let before = weir.status();
+    let before = settled(&weir);
     wire.send(&advertisement(octets("kurl"), octets("web"))); // from another pod's address
     wire.send(&advertisement(octets("curl"), beyond)); // would be routed, whatever it is shaped as
     wire.send(&arp_reply(address("kurl", Family::V4))); // another pod's
@@ -248,8 +235,7 @@ fn a_pod_answers_for_its_own_address_only() {
     wire.send(&icmp6(131, 64, b"not a report at all")); // "MLD" to a host, routable
     wire.send(&icmp6(133, 64, b"nor a solicitation.")); // "RS" likewise
     wire.flush();
-    let after = weir.status();
-    let grown = |name| count(&after, name) - count(&before, name);
+    let grown = growth(&weir, &before);
     assert_eq!(grown("steering.drop_nd"), 4, "{}", weir.words());
     assert!(grown("steering.neighbour") >= 2, "its own pass\n{}", weir.words());
     assert_eq!(grown("steering.punted"), 3, "judged by a worker\n{}", weir.words());
@@ -263,15 +249,19 @@ fn a_hidden_interface_keeps_its_hooks() {
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
     let mut hiding = lab.enter("curl", "unshare").args(["--net", "sleep", "60"]).spawn().unwrap();
-    thread::sleep(Duration::from_millis(300));
     let pid = hiding.id().to_string();
+    // nsenter first, which changes to the pod's namespace; then unshare, to one of its own.
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).unwrap();
+    let others = [namespace("self"), lab.within("curl", || namespace("thread-self"))];
+    let hides = until(PATIENCE, || !others.contains(&namespace(&pid)));
+    assert!(hides, "no namespace of its own");
     let (own, web) = (lab.address("curl", Family::V4), lab.address("web", Family::V4));
     let mac = lab.mac("web").map(|byte| format!("{byte:02x}")).join(":");
     lab.command("curl", "ip", &["link", "set", "eth0", "netns", &pid]);
     weir.wait("the interface to be missed", |weir| {
         weir.status()["endpoints"].as_array().is_some_and(|all| all.len() == 2)
     });
-    let before = count(&weir.status(), "drops.unknown_interface");
+    let before = settled(&weir);
     let script = format!(
         "ip addr add {own}/24 dev eth0 && ip link set eth0 up && \
          ip neigh replace {web} lladdr {mac} dev eth0 && ping -c3 -i0.2 -W1 {web}"
@@ -280,7 +270,7 @@ fn a_hidden_interface_keeps_its_hooks() {
         .args(["--target", &pid, "--net", "--", "sh", "-c", &script])
         .output()
         .unwrap();
-    let dropped = count(&weir.status(), "drops.unknown_interface") - before;
+    let dropped = growth(&weir, &before)("drops.unknown_interface");
     hiding.kill().unwrap();
     hiding.wait().unwrap();
     assert!(!ping.status.success(), "{ping:?}\n{}", weir.words());

@@ -127,11 +127,7 @@ impl Lab {
     pub fn mac(&self, pod: &str) -> [u8; 6] {
         let link = self.command(pod, "ip", &["-json", "link", "show", "eth0"]);
         let link: Value = serde_json::from_slice(&link).unwrap();
-        let mut mac = [0; 6];
-        for (byte, digits) in mac.iter_mut().zip(link[0]["address"].as_str().unwrap().split(':')) {
-            *byte = u8::from_str_radix(digits, 16).unwrap();
-        }
-        mac
+        mac_of(link[0]["address"].as_str().unwrap())
     }
 
     /// A file of the node, as this process reaches it.
@@ -211,6 +207,21 @@ fn script() -> Command {
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/lab"));
     command.env_remove("WEIR_LAB");
     command
+}
+
+/// The address of the host beyond the uplink.
+pub fn outside(family: Family) -> IpAddr {
+    let address = if family == Family::V4 { "198.51.100.2" } else { "2001:db8:1::2" };
+    address.parse().unwrap()
+}
+
+/// A hardware address as `ip` writes it.
+pub fn mac_of(text: &str) -> [u8; 6] {
+    let mut mac = [0; 6];
+    for (byte, digits) in mac.iter_mut().zip(text.split(':')) {
+        *byte = u8::from_str_radix(digits, 16).unwrap();
+    }
+    mac
 }
 
 /// Output as text, for messages.

@@ -6,13 +6,14 @@ use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Child;
-use std::thread;
 use std::time::Duration;
 
+use crate::clock::until;
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{example, growth, node, settled};
+use crate::node::{count, example, growth, node, settled};
 use crate::probe::By::{Icmp, Tcp};
 use crate::probe::{denied, differences, reaches};
+use crate::ready::{self, Has};
 use crate::stream::Stream;
 use crate::turn;
 use crate::weir::Weir;
@@ -33,18 +34,20 @@ struct Ear {
 impl Ear {
     fn at(lab: &Lab, pod: &str) -> Self {
         let heard = lab.dir().join(format!("heard-{pod}"));
-        let socat = lab
+        // What an ear before this one has heard.
+        let _ = fs::remove_file(&heard);
+        let mut socat = lab
             .enter(pod, "socat")
             .args(["-u", "-b", "65536", "INTERFACE:eth0"])
             .arg(format!("CREATE:{}", heard.display()))
             .spawn()
             .unwrap();
-        thread::sleep(Duration::from_millis(300));
+        ready::wait_until(&mut socat, Has::PacketSocket);
         Self { socat, heard }
     }
 
     fn has_heard(&self, mark: &[u8; 8]) -> bool {
-        let heard = fs::read(&self.heard).unwrap();
+        let heard = fs::read(&self.heard).unwrap_or_default();
         heard.windows(mark.len()).any(|window| window == mark)
     }
 }
@@ -63,7 +66,12 @@ struct Link<'a> {
     wire: Wire,
     ear: Ear,
     marks: u64,
+    /// Marks of frames that must not arrive, and what these were.
+    dropped: Vec<([u8; 8], String)>,
 }
+
+/// What becomes of a frame shows within this, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,24 +86,48 @@ use Fate::{Arrives, Hook, Worker};
 
 impl<'a> Link<'a> {
     fn new(lab: &'a Lab, weir: &'a Weir<'a>, from: &str, to: &str) -> Self {
-        Self { lab, weir, wire: Wire::of(lab, from), ear: Ear::at(lab, to), marks: 0 }
+        Self {
+            lab,
+            weir,
+            wire: Wire::of(lab, from),
+            ear: Ear::at(lab, to),
+            marks: 0,
+            dropped: Vec::new(),
+        }
     }
 
     fn expect(&mut self, what: &str, frame: impl FnOnce(&[u8; 8]) -> Vec<u8>, fate: Fate) {
         self.marks += 1;
         let mark = (0x5745_4952_4d41_0000 + self.marks).to_be_bytes();
-        let before = settled(self.weir);
-        self.wire.send(&frame(&mark));
-        self.wire.flush();
-        let grown = growth(self.weir, &before);
-        let words = || self.weir.words();
-        assert_eq!(self.ear.has_heard(&mark), fate == Arrives, "{what}: heard?\n{}", words());
         let counter = match fate {
-            Arrives => return,
-            Hook(counter) => format!("steering.{counter}"),
-            Worker(reason) => format!("drops.{reason}"),
+            Arrives => None,
+            Hook(counter) => Some(format!("steering.{counter}")),
+            Worker(reason) => Some(format!("drops.{reason}")),
         };
-        assert_eq!(grown(&counter), 1, "{what}: {counter}\n{}", words());
+        let Some(counter) = counter else {
+            self.wire.send(&frame(&mark));
+            let heard = until(PATIENCE, || self.ear.has_heard(&mark));
+            assert!(heard, "{what}: not heard\n{}", self.weir.words());
+            return;
+        };
+        let before = count(&self.weir.status(), &counter);
+        self.wire.send(&frame(&mark));
+        let mut grown = 0;
+        let counted = until(PATIENCE, || {
+            grown = count(&self.weir.status(), &counter) - before;
+            grown > 0
+        });
+        assert!(counted && grown == 1, "{what}: {grown} {counter}\n{}", self.weir.words());
+        self.dropped.push((mark, what.to_owned()));
+    }
+
+    /// That nothing has arrived which was counted as dropped, now or since.
+    fn assert_dropped(&mut self) {
+        self.wire.flush();
+        settled(self.weir);
+        for (mark, what) in &self.dropped {
+            assert!(!self.ear.has_heard(mark), "{what}: heard\n{}", self.weir.words());
+        }
     }
 
     fn macs(&self, from: &str, to: &str) -> (Mac, Mac) {
@@ -182,9 +214,13 @@ fn on_a_bridge(offload: &str) {
         encapsulations(&mut link);
         groups(&mut link);
         fragments(&mut link);
+        link.assert_dropped();
     }
     weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    groups_denied(&mut Link::new(&lab, &weir, "kurl", "web"));
+    let mut link = Link::new(&lab, &weir, "kurl", "web");
+    groups_denied(&mut link);
+    link.assert_dropped();
+    drop(link);
     let found = differences(&lab, &[denied("kurl", "web", Tcp), reaches("node", "web", Tcp)]);
     assert!(found.is_empty(), "{found:#?}\n{}", weir.words());
 }
@@ -350,7 +386,8 @@ fn groups_denied(link: &mut Link<'_>) {
             [&frame[..frame.len() - 8], mark].concat()
         };
         link.expect(group.0, marked, Worker("policy_ingress"));
-        assert!(other.has_heard(&sent), "{}: the other pod did not get it", group.0);
+        let heard = until(PATIENCE, || other.has_heard(&sent));
+        assert!(heard, "{}: the other pod did not get it", group.0);
     }
 }
 
@@ -366,14 +403,10 @@ fn fragments(link: &mut Link<'_>) {
             for n in order {
                 link.wire.send(&parts[n as usize]);
             }
-            link.wire.flush();
             for n in 0..3 {
                 let mark = fragment_mark(id as u8, n);
-                assert!(
-                    link.ear.has_heard(&mark),
-                    "{family:?} {order:?}: {n}\n{}",
-                    link.weir.words()
-                );
+                let heard = until(PATIENCE, || link.ear.has_heard(&mark));
+                assert!(heard, "{family:?} {order:?}: {n}\n{}", link.weir.words());
             }
             let grown = growth(link.weir, &before);
             let early = order.iter().position(|&n| n == 0).unwrap() as u64;

@@ -9,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::MapData;
-use rustix::time::{ClockId, clock_gettime};
 use weir_table::abi;
 use weir_table::mem::{Access, SharedWords, Words};
 use weir_table::{ADDRESS_FILE, TABLE_FILE};
 
+use crate::clock::now_ns;
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{count, example, node};
 use crate::probe::By::Tcp;
@@ -30,11 +30,6 @@ fn set_heartbeat(lab: &Lab, at: u64) {
     let config =
         SharedWords::map(data.fd().as_fd(), words, Access::ReadWrite, "weir_config").unwrap();
     config.words()[abi::CONFIG_HEARTBEAT as usize].store(at, Ordering::Relaxed);
-}
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * SECOND + now.tv_nsec as u64
 }
 
 /// Sends one datagram from `curl` to `web`; whether a hook punted it rather than

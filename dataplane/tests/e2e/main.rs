@@ -36,7 +36,10 @@ mod attacks;
 mod bad_input;
 mod changes;
 mod claims;
+mod clock;
 mod crash;
+#[path = "../support/dice.rs"]
+mod dice;
 mod drops;
 mod faults;
 mod fragments;
@@ -51,7 +54,10 @@ mod numbered;
 mod offload;
 mod pmtu;
 mod probe;
+mod ready;
 mod reload;
+#[path = "../support/root.rs"]
+mod root;
 mod seeds;
 mod sizes;
 mod stream;
@@ -63,19 +69,4 @@ mod verdicts;
 mod weir;
 mod wire;
 
-use std::io::Write as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// Waits for the other tests. `None`: cannot run here, and that is acceptable.
-fn turn() -> Option<MutexGuard<'static, ()>> {
-    if !rustix::process::geteuid().is_root() {
-        let required = std::env::var_os("WEIR_REQUIRE_E2E").is_some_and(|value| value == "1");
-        assert!(!required, "WEIR_REQUIRE_E2E=1, but the end-to-end tests need root");
-        // Past the capture of the test harness: what did not run must not look like what did.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: needs root");
-        return None;
-    }
-    Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
-}
+use root::turn;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::maps::MapData;
 use serde_json::Value;
@@ -42,6 +42,12 @@ pub fn example(name: &str) -> String {
     fs::read_to_string(path).unwrap()
 }
 
+/// `web` accepts from `run=testcurl` and from nobody else, by `deny.yaml` and `allow.yaml`.
+pub fn allow_testcurl_alone(weir: &mut Weir<'_>) {
+    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
+    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+}
+
 /// A number of a status: `steering.punted`, `counters.rx_frames`, or packets
 /// dropped for a reason, in both directions: `drops.malformed`.
 pub fn count(status: &Value, name: &str) -> u64 {
@@ -56,11 +62,38 @@ pub fn count(status: &Value, name: &str) -> u64 {
     }
 }
 
-/// The status once everything that has happened is counted: workers add up what they did
-/// with their sockets every 10 ms.
+/// The status once everything that has happened is counted: nothing has been for 100 ms, in
+/// which a worker had its turn. They add up what they did with their sockets every 10 ms, but
+/// a crowded machine may keep one waiting. Where something always happens, as it is after 3 s.
 pub fn settled(weir: &Weir<'_>) -> Value {
-    thread::sleep(Duration::from_millis(100));
-    weir.status()
+    const QUIET: Duration = Duration::from_millis(100);
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let start = Instant::now();
+    let mut before = weir.status();
+    loop {
+        thread::sleep(QUIET);
+        let after = weir.status();
+        let quiet = what_happened(&before) == what_happened(&after);
+        if quiet && turns(&before) != turns(&after) || start.elapsed() > PATIENCE {
+            return after;
+        }
+        before = after;
+    }
+}
+
+/// What packets and changes have made grow, without what grows by itself.
+fn what_happened(status: &Value) -> [Value; 3] {
+    let mut parts = ["counters", "steering", "drops"].map(|part| status[part].clone());
+    if let Value::Object(counters) = &mut parts[0] {
+        let by_itself = ["empty_polls", "sleeps", "busy_ns", "total_ns"];
+        counters.retain(|name, _| !by_itself.contains(&name.as_str()));
+    }
+    parts
+}
+
+/// Grows as often as a worker has added up what it did.
+fn turns(status: &Value) -> [&Value; 2] {
+    ["sleeps", "total_ns"].map(|name| &status["counters"][name])
 }
 
 /// By how much each number of [`count`] has grown since a status.

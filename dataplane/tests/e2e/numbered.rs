@@ -11,6 +11,9 @@ use crate::lab::{Family, Lab, text};
 use crate::node::{count, settled};
 use crate::weir::{Weir, bench};
 
+/// Messages of 2,000 a second that a machine which stalls may have to make up for in a burst.
+const IN_ONE_GO: u64 = 32;
+
 /// The stream, which flows from its making on until [`Numbered::end`].
 pub struct Numbered {
     generator: Child,
@@ -38,9 +41,10 @@ impl Numbered {
     /// Ends it. Of more than `least` messages up to the last one that came, none may be
     /// missing.
     ///
-    /// One may be overtaken each time that the flow has gone from a worker to the kernel: what
-    /// comes back last is still on its way from the hook to the pod when the next may pass
-    /// (FLOW.md, "Order"), and on a crowded machine that way can take milliseconds.
+    /// Some may be overtaken each time that the flow has gone from a worker to the kernel: what
+    /// a worker returned in one go may still be on its way from the hook to the pod when the
+    /// next may pass (FLOW.md, "Order"), and on a crowded machine that way can take
+    /// milliseconds. How rare it is, [`crate::offload`] tests: here are too few hand-overs.
     pub fn end(mut self, weir: &Weir<'_>, least: usize) {
         assert!(self.generator.try_wait().unwrap().is_none(), "the generator gave up");
         self.generator.kill().unwrap();
@@ -63,6 +67,6 @@ impl Numbered {
         };
         at_most("lost", 0);
         at_most("duplicated", 0);
-        at_most("reordered", hand_overs);
+        at_most("reordered", IN_ONE_GO * hand_overs);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 
-use crate::lab::{Cni, Family, Lab};
+use crate::lab::{Cni, Family, Lab, outside};
 use crate::node::{growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
 use crate::stream::Stream;
@@ -166,16 +166,8 @@ fn is_silent(socket: &UdpSocket) -> bool {
     socket.recv(&mut [0; 16]).is_err()
 }
 
-/// The host beyond the uplink.
-fn outside(family: Family) -> IpAddr {
-    let address = if family == Family::V4 { "198.51.100.2" } else { "2001:db8:1::2" };
-    address.parse().unwrap()
-}
-
 /// Bursts without a pause, from the very first packet of each flow: all arrive, and they keep
-/// their order while the flow goes from the worker to the hooks. The last packet to come back
-/// is still on its way from the hook to the pod when the next may pass, so that in one of some
-/// 40,000 hand-overs it is overtaken (FLOW.md, "Order"); without counting hundreds are.
+/// their order while the flow goes from the worker to the hooks.
 #[test]
 fn a_burst_from_the_first_packet_keeps_its_order() {
     burst_keeps_its_order("af_xdp");
@@ -196,7 +188,6 @@ fn burst_keeps_its_order(io: &str) {
         let arrived = burst.send();
         let grown = growth(&weir, &before);
         let (punted, hits) = (grown("steering.punted"), grown("steering.hit"));
-        eprintln!("{family:?}: {punted} punted, {hits} hits");
         let wanted: Vec<u32> = (0..3 * BURST).collect();
         let mut overtaken = 0;
         for (flow, numbers) in arrived.iter().enumerate() {
@@ -206,6 +197,7 @@ fn burst_keeps_its_order(io: &str) {
             let count = numbers.len();
             assert!(all == wanted, "{family:?}, {flow}: {count} came\n{}", weir.words());
         }
+        eprintln!("{family:?}: {punted} punted, {hits} hits, {overtaken} overtaken");
         assert!(overtaken <= OVERTAKEN, "{family:?}: {overtaken} times\n{}", weir.words());
         // Otherwise this has not tested the hand-over.
         let flows = u64::from(FLOWS);
@@ -215,8 +207,11 @@ fn burst_keeps_its_order(io: &str) {
 
 const FLOWS: u32 = 200;
 const BURST: u32 = 100;
-/// Overtakings that may happen among the 60,000 datagrams of a family.
-const OVERTAKEN: usize = 6;
+/// Overtakings that may happen among the 60,000 datagrams of a family. The last packets to come
+/// back are still on their way from the hook to the pod when the next may pass (FLOW.md,
+/// "Order"): none or a few, but all that a worker returned in one go where the kernel keeps
+/// them waiting. Without counting it is up to a thousand.
+const OVERTAKEN: usize = 60;
 /// Datagrams that may be on their way at once: less than a worker's socket holds, so that
 /// a worker that the scheduler keeps waiting costs time and no packets.
 const WINDOW: u64 = 1000;

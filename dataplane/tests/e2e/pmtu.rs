@@ -77,26 +77,17 @@ fn transfer(lab: &Lab, family: Family, opener: Opener) -> std::io::Result<usize>
     };
     let to = SocketAddr::new(to, PORT);
     let listener = lab.within(server, || TcpListener::bind(to).unwrap());
+    // Not accepted before it is there: that would be waited for without end.
+    let opened = connect(lab, client, to, PATIENCE)?;
+    let (accepted, _) = listener.accept()?;
+    let (sender, receiver) = match opener {
+        Opener::Web => (opened, accepted),
+        Opener::Far => (accepted, opened),
+    };
     thread::scope(|scope| {
-        let accepted = scope.spawn(move || -> std::io::Result<usize> {
-            let (stream, _) = listener.accept()?;
-            match opener {
-                Opener::Web => receive(stream),
-                Opener::Far => send(stream).map(|()| 0),
-            }
-        });
-        let stream = connect(lab, client, to, PATIENCE)?;
-        Ok(match opener {
-            Opener::Web => {
-                send(stream)?;
-                accepted.join().unwrap()?
-            }
-            Opener::Far => {
-                let received = receive(stream)?;
-                accepted.join().unwrap()?;
-                received
-            }
-        })
+        let received = scope.spawn(move || receive(receiver));
+        send(sender)?;
+        received.join().unwrap()
     })
 }
 

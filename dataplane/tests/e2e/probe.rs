@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use crate::clock::until;
 use crate::lab::{Family, Lab};
 use crate::weir::Weir;
 
@@ -107,13 +108,16 @@ pub fn echoes(stream: &mut TcpStream, wait: Duration) -> bool {
         && answer == *b"hello"
 }
 
-/// Asks all at once, for both families, and gives the differences in words.
+/// Asks all at once, for both families, and gives the differences in words. Who should be
+/// answered may ask twice: a datagram has one try, and a broken path fails both.
 pub fn differences(lab: &Lab, probes: &[Probe]) -> Vec<String> {
+    let ask =
+        |probe: &Probe, family| ask(lab, probe, family) || probe.allowed && ask(lab, probe, family);
     thread::scope(|scope| {
         let asked: Vec<_> = probes
             .iter()
             .flat_map(|probe| Family::BOTH.map(|family| (probe, family)))
-            .map(|(probe, family)| (probe, family, scope.spawn(move || ask(lab, probe, family))))
+            .map(|(probe, family)| (probe, family, scope.spawn(move || ask(probe, family))))
             .collect();
         asked
             .into_iter()
@@ -173,9 +177,9 @@ pub fn ask_udp(from: Option<IpAddr>, to: SocketAddr, wait: Duration) -> bool {
     }
 }
 
-/// TCP segments that a place has sent again, and how many of them in vain: a busy machine
-/// makes TCP impatient, and then the first has arrived as well, which the other end reports
-/// (RFC 2883).
+/// TCP segments of open connections that a place has sent again, and how many of them in vain:
+/// a busy machine makes TCP impatient, and then the first has arrived as well, which the other
+/// end reports (RFC 2883).
 #[derive(Clone, Copy)]
 pub struct Resent {
     segments: u64,
@@ -190,24 +194,38 @@ impl Resent {
                 .map(|file| fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap())
                 .into()
         });
-        let in_vain = ["TCPDSACKRecv", "TCPDSACKOfoRecv"];
+        let extended = |name| kernel_counter(&netstat, "TcpExt:", name);
+        // A report is of one segment or more; before Linux 5.10 only reports are counted.
+        let in_vain = extended("TCPDSACKRecvSegs").unwrap_or_else(|| {
+            ["TCPDSACKRecv", "TCPDSACKOfoRecv"].iter().filter_map(|name| extended(name)).sum()
+        });
+        // A SYN is of no open connection: those of denied ones go unanswered.
+        let syns = extended("TCPSynRetrans").unwrap();
         Self {
-            segments: kernel_counter(&snmp, "Tcp:", "RetransSegs"),
-            in_vain: in_vain.map(|name| kernel_counter(&netstat, "TcpExt:", name)).iter().sum(),
+            segments: kernel_counter(&snmp, "Tcp:", "RetransSegs").unwrap().saturating_sub(syns),
+            in_vain,
         }
     }
 
-    /// How many were lost since: the first of them did not arrive.
-    pub fn lost_since(self, before: Self) -> u64 {
-        (self.segments - before.segments).saturating_sub(self.in_vain - before.in_vain)
+    /// How many a place has lost since: the first of them did not arrive. The report of one that
+    /// did may be on its way.
+    pub fn lost_since(self, lab: &Lab, place: &str) -> u64 {
+        let mut lost = 0;
+        let _ = until(PATIENCE, || {
+            let now = Self::by(lab, place);
+            let again = now.segments.saturating_sub(self.segments);
+            lost = again.saturating_sub(now.in_vain - self.in_vain);
+            lost == 0
+        });
+        lost
     }
 }
 
 /// A line of names and one of numbers, both under the same heading.
-fn kernel_counter(text: &str, heading: &str, name: &str) -> u64 {
+fn kernel_counter(text: &str, heading: &str, name: &str) -> Option<u64> {
     let mut lines =
         text.lines().filter(|line| line.starts_with(heading)).map(str::split_whitespace);
     let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
-    let found = names.zip(numbers).find(|(other, _)| *other == name);
-    found.unwrap_or_else(|| panic!("no {heading} {name} in {text}")).1.parse().unwrap()
+    let (_, number) = names.zip(numbers).find(|(other, _)| *other == name)?;
+    Some(number.parse().unwrap())
 }

@@ -7,24 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
+use crate::clock::{StopOnDrop, now_ns, until};
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{example, node};
+use crate::node::{allow_testcurl_alone, example, node};
 use crate::numbered::Numbered;
 use crate::probe::connect;
 use crate::turn;
 use crate::weir::Weir;
 
-/// From the rename of the file to the last message that passes.
+/// From the rename of the file to the last message that passes: half of all times, and all.
 const BOUND: Duration = Duration::from_millis(50);
+const MOST: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 const ROUNDS: usize = 10;
 const RELOADS: usize = 100;
-
-fn now_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
 
 /// A flow that was opened before the change and is never still: each message is
 /// the time at which it was sent.
@@ -58,25 +54,24 @@ impl Flow {
     /// Waits for the flow to stop after a change at `changed_ns`: how much later
     /// the last message that passed was sent.
     fn cut_after(&self, changed_ns: u64) -> Duration {
-        thread::sleep(Duration::from_millis(250));
-        let last = self.arrived.load(Ordering::Relaxed);
-        let silent = now_ns() - last;
-        assert!(silent > 100_000_000, "250 ms after the change the flow still passes");
-        Duration::from_nanos(last.saturating_sub(changed_ns))
+        const SILENCE_NS: u64 = 200_000_000;
+        let last = || self.arrived.load(Ordering::Relaxed);
+        let silent =
+            until(PATIENCE, || now_ns().saturating_sub(last().max(changed_ns)) > SILENCE_NS);
+        assert!(silent, "the flow still passes");
+        Duration::from_nanos(last().saturating_sub(changed_ns))
     }
 
     /// Waits for a message sent after a change at `changed_ns`: how much later it
     /// was sent.
     fn open_after(&self, changed_ns: u64) -> Duration {
-        let start = Instant::now();
-        loop {
-            let last = self.arrived.load(Ordering::Relaxed);
-            if last > changed_ns {
-                return Duration::from_nanos(last - changed_ns);
-            }
-            assert!(start.elapsed() < Duration::from_secs(5), "the flow does not pass again");
-            thread::sleep(Duration::from_micros(500));
-        }
+        let mut last = 0;
+        let passes = until(PATIENCE, || {
+            last = self.arrived.load(Ordering::Relaxed);
+            last > changed_ns
+        });
+        assert!(passes, "the flow does not pass again");
+        Duration::from_nanos(last - changed_ns)
     }
 }
 
@@ -98,7 +93,7 @@ fn a_change_acts_on_open_flows_within_50_ms() {
         scope.spawn(|| tcp.send(|message| drop((&stream).write(message))));
         scope.spawn(|| tcp.receive(|buffer| (&stream).read(buffer)));
         // Ends the threads above when an assertion fails, too.
-        let _stop = StopOnDrop([&udp, &tcp]);
+        let _stop = [&udp, &tcp].map(|flow| StopOnDrop(&flow.stop));
 
         let deny = example("deny-all-for-testweb");
         let mut cuts = Vec::new();
@@ -108,34 +103,25 @@ fn a_change_acts_on_open_flows_within_50_ms() {
             let changed = now_ns();
             weir.place("deny.yaml", &deny);
             cuts.push(udp.cut_after(changed));
-            cuts.push(Duration::from_nanos(
-                tcp.arrived.load(Ordering::Relaxed).saturating_sub(changed),
-            ));
-            tcp.cut_after(changed);
+            cuts.push(tcp.cut_after(changed));
             let changed = now_ns();
             weir.remove("deny.yaml");
             opens.push(udp.open_after(changed));
             tcp.open_after(changed); // as soon as TCP repeats itself
         }
-        report("a denied flow passes for", &mut cuts);
-        report("an allowed flow passes after", &mut opens);
-        // Nine of ten: on a crowded machine the scheduler may keep any of the four
-        // processes of a change waiting for longer than the bound.
-        for times in [&cuts, &opens] {
-            let taken = times[times.len() * 9 / 10 - 1];
-            assert!(taken <= BOUND, "nine of ten took {taken:?}\n{}", weir.words());
+        // The median: on a crowded machine the scheduler may keep any of the four processes of
+        // a change waiting for longer than the bound.
+        for (what, times) in
+            [("a denied flow passes for", cuts), ("an allowed flow passes after", opens)]
+        {
+            let (median, most) = median_and_most(times);
+            eprintln!(
+                "{what} median {median:.1?}, at most {most:.1?} after the change of the file"
+            );
+            assert!(median <= BOUND, "{what} {median:?}\n{}", weir.words());
+            assert!(most <= MOST, "{what} {most:?}\n{}", weir.words());
         }
     });
-}
-
-struct StopOnDrop<'a>([&'a Flow; 2]);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        for flow in self.0 {
-            flow.stop.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 fn open_udp(lab: &Lab) -> (UdpSocket, UdpSocket) {
@@ -147,10 +133,9 @@ fn open_udp(lab: &Lab) -> (UdpSocket, UdpSocket) {
     (sender, receiver)
 }
 
-fn report(what: &str, times: &mut [Duration]) {
+fn median_and_most(mut times: Vec<Duration>) -> (Duration, Duration) {
     times.sort();
-    let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
-    eprintln!("{what} median {median:.1?}, at most {most:.1?} after the change of the file");
+    (times[times.len() / 2], times[times.len() - 1])
 }
 
 /// Two streams with sequence numbers, one a family, run from `curl` to `web`
@@ -160,8 +145,7 @@ fn a_hundred_reloads_lose_nothing_that_stays_allowed() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     let before = weir.generation();
 
     let streams = Family::BOTH.map(|family| Numbered::start(&lab, &weir, family));

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::lab::{Cni, Family, Lab, text};
+use crate::lab::{Cni, Family, Lab, outside, text};
 use crate::node::node;
 use crate::probe::connect;
 use crate::stream::Stream;
@@ -68,11 +68,7 @@ impl Open {
 }
 
 fn address(lab: &Lab, place: &str, family: Family) -> IpAddr {
-    match (place, family) {
-        ("outside", Family::V4) => "198.51.100.2".parse().unwrap(),
-        ("outside", Family::V6) => "2001:db8:1::2".parse().unwrap(),
-        (pod, _) => lab.address(pod, family),
-    }
+    if place == "outside" { outside(family) } else { lab.address(place, family) }
 }
 
 #[test]

@@ -81,14 +81,15 @@ fn bulk_reaches_the_worker_uncut() {
         let before = settled(&weir);
         let pattern = |at: usize| (at.wrapping_mul(0x9e37_79b9) >> 8) as u8;
         let sent: Vec<u8> = (0..BYTES).map(pattern).collect();
+        // Not accepted before it is there: that would be waited for without end.
+        let mut stream = connect(&lab, "curl", to, PATIENCE).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
         let got = thread::scope(|scope| {
-            let receiver = scope.spawn(|| {
-                let (mut stream, _) = listener.accept().unwrap();
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let receiver = scope.spawn(move || {
+                accepted.set_read_timeout(Some(PATIENCE)).unwrap();
                 let mut got = Vec::with_capacity(BYTES);
-                stream.read_to_end(&mut got).map(|_| got)
+                accepted.read_to_end(&mut got).map(|_| got)
             });
-            let mut stream = connect(&lab, "curl", to, PATIENCE).unwrap();
             stream.set_write_timeout(Some(PATIENCE)).unwrap();
             stream.write_all(&sent).unwrap_or_else(|e| panic!("{e}\n{}", weir.words()));
             drop(stream);

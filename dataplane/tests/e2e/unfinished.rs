@@ -3,7 +3,8 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use crate::lab::{Cni, Family, text};
+use crate::clock::until;
+use crate::lab::{Cni, Family, mac_of, outside, text};
 use crate::node::{growth, node, settled};
 use crate::turn;
 use crate::weir::Weir;
@@ -67,10 +68,7 @@ fn no_checksum_is_written_over_what_was_judged() {
         let mut weir = Weir::start(&lab, folder, &["--io", io, "--offload", offload]);
         weir.apply("only-8080.yaml", ONLY_8080);
         for family in Family::BOTH {
-            let to: IpAddr = match family {
-                Family::V4 => "198.51.100.2".parse().unwrap(),
-                Family::V6 => "2001:db8:1::2".parse().unwrap(),
-            };
+            let to = outside(family);
             let listen = |port| {
                 let socket = lab.within("outside", || UdpSocket::bind((to, port)).unwrap());
                 socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -133,15 +131,16 @@ fn no_checksum_is_written_over_what_was_judged() {
 
 /// The hardware address to which a pod of the lab sends what goes beyond the node.
 fn gateway_mac(lab: &crate::lab::Lab, to: IpAddr) -> [u8; 6] {
-    let ping = lab.attempt("curl", "ping", &["-c1", "-W1", &to.to_string()]);
-    drop(ping);
     let family = if to.is_ipv4() { "-4" } else { "-6" };
-    let neighbours = text(&lab.command("curl", "ip", &[family, "neigh", "show", "dev", "eth0"]));
-    let line = neighbours.lines().find(|line| line.contains("lladdr")).unwrap().to_owned();
-    let mac = line.split_whitespace().skip_while(|word| *word != "lladdr").nth(1).unwrap();
-    let mut bytes = [0; 6];
-    for (byte, digits) in bytes.iter_mut().zip(mac.split(':')) {
-        *byte = u8::from_str_radix(digits, 16).unwrap();
-    }
-    bytes
+    let mut mac = None;
+    let known = until(PATIENCE, || {
+        lab.attempt("curl", "ping", &["-c1", "-W1", &to.to_string()]);
+        let neighbours = lab.command("curl", "ip", &[family, "neigh", "show", "dev", "eth0"]);
+        let neighbours = text(&neighbours);
+        let words = neighbours.split_whitespace();
+        mac = words.skip_while(|word| *word != "lladdr").nth(1).map(mac_of);
+        mac.is_some()
+    });
+    assert!(known, "{to} has no gateway");
+    mac.unwrap()
 }

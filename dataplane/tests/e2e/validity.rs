@@ -7,16 +7,10 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{example, growth, node, settled};
+use crate::node::{allow_testcurl_alone, growth, node, settled};
 use crate::stream::Stream;
 use crate::turn;
 use crate::weir::Weir;
-
-/// `web` accepts from `run=testcurl` and from nobody else.
-fn allow_testcurl_alone(weir: &mut Weir<'_>) {
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
-}
 
 /// One flow a family from a place to `web`, in the kernel.
 fn open_flows(weir: &Weir<'_>, lab: &Lab, from: &str, port: u16) -> Vec<Stream> {

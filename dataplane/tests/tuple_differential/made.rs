@@ -9,24 +9,21 @@ use crate::support::{self, ONE, TWO, frames};
 
 const UDP_LITE: u8 = 136;
 
-/// xorshift64*, seeded: the same frames in every run.
-pub struct Dice(u64);
+/// What is made up follows from it.
+pub struct Dice(crate::dice::Dice);
 
 impl Dice {
     pub fn from_env() -> Self {
         let seed = std::env::var("WEIR_TUPLE_SEED").map_or(0x5eed, |s| s.parse().unwrap());
-        Self(seed | 1)
+        Self(crate::dice::Dice::new(seed | 1))
     }
 
     fn roll(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+        self.0.roll()
     }
 
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.roll() % bound as u64) as usize
+        self.0.below(bound)
     }
 
     /// An address of a few or of many, so that both orders and equal ends occur.

@@ -21,35 +21,27 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+#[path = "../support/dice.rs"]
+mod dice;
 mod kernel;
 mod made;
 mod node;
 #[path = "../support/reference.rs"]
 mod reference;
+#[path = "../support/root.rs"]
+mod root;
 #[path = "../support/mod.rs"]
 mod support;
 mod timeouts;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 
 use kernel::Kernel;
 use made::Dice;
 use node::{Did, Node};
 use reference::reference;
+use root::can_run;
 use weir_dataplane::parse::{Transport, parse};
-
-/// False: cannot run here, and that is acceptable.
-fn can_run() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    let required = std::env::var_os("WEIR_REQUIRE_E2E").is_some_and(|value| value == "1");
-    assert!(root || !required, "WEIR_REQUIRE_E2E=1, but loading BPF programs needs root");
-    if !root {
-        // Past the capture of the test harness: what did not run must not look like what did.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: needs root");
-    }
-    root
-}
 
 fn frames_wanted() -> usize {
     std::env::var("WEIR_TUPLE_FRAMES").map_or(20_000, |n| n.parse().unwrap())
