@@ -24,6 +24,7 @@ use support::traffic::{self, ACK, FRAME, Punted, SHUT, SYN};
 use support::world::{self, World};
 use weir_control::eval::Offline;
 use weir_control::index::Index;
+use weir_control::model::Loaded;
 use weir_dataplane::parse;
 use weir_dataplane::shim::SHIM_LEN;
 use weir_table::classify::Connection;
@@ -161,9 +162,51 @@ fn compile(index: Index) -> Offline {
     Offline::of(black_box(index)).expect("a table of policies")
 }
 
+/// For what people wait for: `lint` compares policies in pairs, `explain` looks for the nearest miss
+/// in all rules, and neither a pair nor a rule may take longer the more pods there are.
+fn cluster(policies: u32, clients: u32) -> Offline {
+    Offline::of(world::index(policies, clients)).expect("a table of policies")
+}
+
+#[library_benchmark]
+#[bench::of_200_and_500_pods(args = (200, 500), setup = cluster, config = at_most(1))]
+#[bench::of_200_and_2000_pods(args = (200, 2000), setup = cluster, config = at_most(1))]
+fn lint(offline: Offline) -> Offline {
+    let findings = weir_control::lint::lint(&Loaded::default(), black_box(&offline));
+    assert!(findings.iter().all(|finding| finding.code != "covered-rule"));
+    offline
+}
+
+#[library_benchmark]
+#[bench::of_200_and_500_pods(args = (200, 500), setup = cluster, config = at_most(1))]
+#[bench::of_200_and_2000_pods(args = (200, 2000), setup = cluster, config = at_most(1))]
+fn explain(offline: Offline) -> Offline {
+    let (src, dst) = (traffic::client(0, false), traffic::pod(0, false));
+    let denied = Connection { src, dst, protocol: 6, dport: SHUT };
+    let names = ("x/client-0", "x/web-0");
+    let why = weir_control::explain::explain(
+        &offline.classifier,
+        Some(&offline.index),
+        names,
+        black_box(&denied),
+    );
+    assert_eq!(why.verdict, "deny");
+    offline
+}
+
 library_benchmark_group!(
     name = instructions,
-    benchmarks = [parse_plain, parse_long, flow_lookup, flow_insert, classify, pipeline, compile]
+    benchmarks = [
+        parse_plain,
+        parse_long,
+        flow_lookup,
+        flow_insert,
+        classify,
+        pipeline,
+        compile,
+        lint,
+        explain
+    ]
 );
 
 main!(library_benchmark_groups = instructions);

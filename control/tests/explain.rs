@@ -140,7 +140,7 @@ fn a_node_and_its_own_pod_as_json() {
 }
 
 /// A denial by thousands of rules among thousands of pods is explained at once: who has an address
-/// is found out once, not for each rule. The bound leaves room for a busy machine.
+/// is found out once, not for each rule. (What it takes is counted in `bench/benches/instructions.rs`.)
 #[test]
 fn many_rules_and_many_pods() {
     let mut text = String::new();
@@ -157,7 +157,6 @@ fn many_rules_and_many_pods() {
         .collect();
     writeln!(text, "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{namespace: x, name: n}}, spec: {{podSelector: {{}}, ingress: [{}]}}}}", rules.join(", ")).unwrap();
     let offline = Offline::of(Index::of(load("many", text.as_bytes()).unwrap().objects)).unwrap();
-    let start = std::time::Instant::now();
     for source in ["10.2.0.7", "192.0.2.1"] {
         let (src, dst) = (source.parse().unwrap(), "10.2.0.8".parse().unwrap());
         let connection = Connection { src, dst, protocol: 6, dport: 80 };
@@ -165,7 +164,6 @@ fn many_rules_and_many_pods() {
         assert_eq!(why.verdict, "deny");
         assert!(!why.ingress.nearest.is_empty());
     }
-    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 
 /// From a table alone: what it knows, without objects and so without near misses.

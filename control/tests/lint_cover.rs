@@ -220,7 +220,7 @@ fn in_a_refused_namespace_all_namespaces_are_not_all() {
 }
 
 /// Rules are compared in pairs, and what a pair takes must not grow with the pods: 1,000 policies that
-/// select all of 3,000 pods. The bound leaves room for a busy machine.
+/// select all of 3,000 pods. (What it takes is counted in `bench/benches/instructions.rs`, for fewer.)
 #[test]
 fn many_policies_over_many_pods() {
     let mut documents: Vec<String> = (0..3000)
@@ -245,9 +245,7 @@ fn many_policies_over_many_pods() {
     }));
     let objects = load("many", documents.join("\n---\n").as_bytes()).unwrap().objects;
     let offline = Offline::of(Index::of(objects)).unwrap();
-    let start = std::time::Instant::now();
     let findings = lint(&Loaded::default(), &offline);
-    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
     assert!(findings.iter().all(|finding| finding.code != "covered-rule"));
 }
 

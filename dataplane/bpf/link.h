@@ -90,6 +90,29 @@ static __always_inline int nd_is_honest(struct __sk_buff *skb, const struct mac_
 }
 
 /*
+ * Whether a packet of a pod may be neighbour discovery behind extension headers. RFC 4861 does
+ * not forbid them and receivers do not mind, but nobody sends it so, and what it claims would
+ * escape the rules for neighbour discovery (RFC 7113 tells of the same for router guards). A
+ * function of its own for its share of the stack.
+ */
+__noinline int hides_discovery(struct __sk_buff *skb)
+{
+	__u16 ethertype;
+	__u8 next, type;
+	__u32 at;
+
+	if (bpf_skb_load_bytes(skb, 12, &ethertype, sizeof(ethertype)) ||
+	    ethertype != bpf_htons(ETH_P_IPV6) ||
+	    bpf_skb_load_bytes(skb, ETH_HLEN + 6, &next, 1) || !is_extension(next))
+		return 0;
+	at = transport6(skb, &next);
+	if (!at)
+		return 1; /* nobody can say */
+	return next == NEXTHDR_ICMPV6 && !bpf_skb_load_bytes(skb, at, &type, 1) &&
+	       type >= ND_ROUTER_SOLICIT && type <= ND_REDIRECT;
+}
+
+/*
  * Whether a frame that leaves a pod says nothing false about hardware addresses. A global
  * function, beside steer_undecided(), whose stack is full.
  */

@@ -13,10 +13,8 @@
 #include <linux/in.h>
 #include <bpf/bpf_endian.h>
 
-#include "maps.h"
+#include "tuple.h"
 
-#define NEXTHDR_HOP 0
-#define NEXTHDR_ICMPV6 58
 #define ND_ROUTER_SOLICIT 133
 #define ND_ROUTER_ADVERT 134
 #define ND_NEIGHBOR_SOLICIT 135
@@ -42,8 +40,9 @@ struct packet {
 	 * ICMP error, of the packet that it quotes. */
 	__u64 spread;
 	enum packet_kind kind;
-	__u16 is_advert; /* a neighbour advertisement: its target is a claim */
-	__u16 vouched;   /* a cached verdict allows it */
+	__u8 is_advert;    /* a neighbour advertisement: its target is a claim */
+	__u8 is_fragment6; /* a Fragment header comes first */
+	__u16 vouched;     /* a cached verdict allows it */
 };
 
 /* Keyed multilinear hash of one address; the sum over both is symmetric, so
@@ -98,7 +97,8 @@ static __always_inline void parse_v4(struct __sk_buff *skb, const struct weir_co
 	map_v4(&p->dst, addrs[1]);
 	p->spread = hash_pair(c, &p->src, &p->dst);
 	p->kind = KIND_IP;
-	if (header[9] != IPPROTO_ICMP || (header[6] & 0x1f) || header[7])
+	/* The first fragment of an error goes where the others do, which quote nothing. */
+	if (header[9] != IPPROTO_ICMP || (header[6] & 0x3f) || header[7])
 		return;
 	l4 = ETH_HLEN + (header[0] & 15) * 4;
 	if (bpf_skb_load_bytes(skb, l4, &icmp, 1) || !is_icmp_error(icmp))
@@ -176,6 +176,7 @@ static __always_inline void parse_v6(struct __sk_buff *skb, const struct weir_co
 	p->spread = hash_pair(c, &p->src, &p->dst);
 	p->kind = KIND_IP;
 	next = header[6];
+	p->is_fragment6 = next == NEXTHDR_FRAGMENT;
 	/* MLD carries a router alert in an 8-byte hop-by-hop header (RFC 3810
 	 * 5). Longer chains are left to the worker's parser. */
 	if (next == NEXTHDR_HOP && !bpf_skb_load_bytes(skb, l4, ext, 2) && ext[1] == 0) {

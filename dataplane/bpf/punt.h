@@ -39,15 +39,28 @@ static __always_inline int serving(const struct weir_config *c, __u32 worker, __
 	return (__s64)(now - c->heartbeat_ns[worker]) < (__s64)c->heartbeat_timeout_ns;
 }
 
+/* As how many packets this one reaches the worker. What was made by a program of a pod's may
+ * come without their number. */
+static __always_inline __u32 packets_of(struct __sk_buff *skb, const struct weir_config *c,
+					__u8 protocol)
+{
+	__u64 whole = protocol == IPPROTO_UDP ? WEIR_PUNT_TAP_UDP : WEIR_PUNT_TAP;
+
+	/* A veth gets the segments of a GSO packet. */
+	if (!skb->gso_size || c->punt_flags & whole)
+		return 1;
+	return skb->gso_segs ?: (skb->len + skb->gso_size - 1) / skb->gso_size;
+}
+
 /*
- * Whether the hook may send another packet to a worker now. A bucket of credit that refills
+ * Whether the hook may send so many packets to a worker now. A bucket of credit that refills
  * steadily, kept as one number: the time at which it would be empty (the generic cell rate
  * algorithm, ITU-T I.371). Racing packets may both take the last credit. Packets that a cached
  * verdict vouches for have a bucket of their own: a flood from addresses of which nobody has
  * heard does not keep known clients from a pod whose account is full.
  */
 static __always_inline int may_punt(struct __sk_buff *skb, const struct weir_config *c,
-				    __u8 direction, int vouched, __u64 now)
+				    __u8 direction, int vouched, __u32 packets, __u64 now)
 {
 	__u32 hook = skb->ifindex << 2 | (vouched ? 2 : 0) | direction;
 	__u64 *empty_at, until;
@@ -56,7 +69,7 @@ static __always_inline int may_punt(struct __sk_buff *skb, const struct weir_con
 		return 1;
 	empty_at = bpf_map_lookup_elem(&weir_punt_rate, &hook);
 	until = empty_at && *empty_at > now ? *empty_at : now;
-	until += c->punt_interval_ns;
+	until += c->punt_interval_ns * packets;
 	if (until - now > c->punt_burst_ns)
 		return 0;
 	if (empty_at)
@@ -64,16 +77,6 @@ static __always_inline int may_punt(struct __sk_buff *skb, const struct weir_con
 	else
 		bpf_map_update_elem(&weir_punt_rate, &hook, &until, BPF_ANY);
 	return 1;
-}
-
-/* As how many packets this one reaches the worker. */
-static __always_inline __u16 packets_of(struct __sk_buff *skb, const struct weir_config *c,
-					__u8 protocol)
-{
-	__u64 whole = protocol == IPPROTO_UDP ? WEIR_PUNT_TAP_UDP : WEIR_PUNT_TAP;
-
-	/* A veth gets the segments of a GSO packet. */
-	return skb->gso_segs && !(c->punt_flags & whole) ? skb->gso_segs : 1;
 }
 
 /* What the fast path found out about a packet. */
@@ -94,6 +97,8 @@ static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
 		.gso_size = bpf_htons((__u16)skb->gso_size),
 		.tag = bpf_htons(WEIR_SHIM_TAG),
 	};
+	/* Of what is not known it may be the one or the other. */
+	__u32 packets = packets_of(skb, c, known ? known->tuple.protocol : IPPROTO_UDP);
 	__u32 worker = worker_of(c, p);
 	__u64 now = bpf_ktime_get_ns();
 
@@ -104,15 +109,13 @@ static __always_inline int punt(struct __sk_buff *skb, struct weir_config *c,
 			return pass(WEIR_STEER_PASS_NO_WORKER);
 		return drop(WEIR_STEER_DROP_NO_WORKER);
 	}
-	if (!may_punt(skb, c, direction, p->vouched, now)) {
+	if (!may_punt(skb, c, direction, p->vouched, packets, now)) {
 		if (is_allowed)
 			return pass(WEIR_STEER_HIT);
 		return drop(WEIR_STEER_DROP_PUNT_RATE);
 	}
 	shim.worker = worker;
 	if (known) {
-		__u16 packets = packets_of(skb, c, known->tuple.protocol);
-
 		shim.flags = WEIR_SHIM_COUNTED;
 		shim.sequence = count_punted(&known->flow, known->tuple.from_hi, packets);
 	}

@@ -111,13 +111,17 @@ static __always_inline int stays_on_link(const struct address *dst)
 }
 
 /* Between the node and its own pod. "The node" is what was generated here, without an
- * ingress interface, under an address of the node's: neither alone proves it (IPv6
- * fragments that the node forwards may have lost their interface). */
+ * ingress interface, under an address of the node's: neither alone proves it. (IPv6
+ * fragments that the node forwards may have lost their interface, and masquerading gives
+ * them its address; but only its own have a socket.) What is for another pod is here by
+ * mistake, or because somebody wants it. */
 static __always_inline int is_node_traffic(struct __sk_buff *skb, const struct packet *p,
 					   __u8 direction)
 {
 	if (direction == WEIR_TO_POD)
-		return !skb->ingress_ifindex && is_node_address(&p->src);
+		return !skb->ingress_ifindex && is_node_address(&p->src) &&
+		       (!p->is_fragment6 || skb->sk) &&
+		       (is_group(&p->dst) || is_link_local6(&p->dst) || is_own(skb, &p->dst));
 	return is_node_address(&p->dst) && (is_own(skb, &p->src) || is_link_local6(&p->src));
 }
 
@@ -378,6 +382,8 @@ static __always_inline int steer(struct __sk_buff *skb, __u8 direction)
 	}
 	if (direction == WEIR_FROM_POD && !link_is_honest(skb))
 		return settle(skb, drop(WEIR_STEER_DROP_MAC), direction);
+	if (direction == WEIR_FROM_POD && hides_discovery(skb))
+		return settle(skb, drop(WEIR_STEER_DROP_ND), direction);
 	if (direction == WEIR_FROM_POD && !is_finished(skb))
 		return settle(skb, drop(WEIR_STEER_DROP_UNFINISHED), direction);
 	return settle(skb, steer_undecided(skb, direction), direction);

@@ -26,6 +26,13 @@
 
 #define IPPROTO_ICMPV6 58
 
+/* What may come next to an IPv6 header (IANA). */
+#define NEXTHDR_HOP 0
+#define NEXTHDR_FRAGMENT 44
+#define NEXTHDR_AUTH 51
+#define NEXTHDR_ICMPV6 IPPROTO_ICMPV6
+#define NEXTHDR_NONE 59
+
 /* SCTP's chunk types (RFC 9260 section 3.2). */
 #define SCTP_INIT 1
 #define SCTP_INIT_ACK 2
@@ -216,8 +223,40 @@ static __always_inline int tuple_v4(const struct __sk_buff *skb, const struct we
 /* What may stand in "next header" without being a transport (RFC 8200 and IANA). */
 static __always_inline int is_extension(__u8 next)
 {
-	return next == 0 || next == 43 || next == 44 || next == 51 || next == 59 || next == 60 ||
+	return next == NEXTHDR_HOP || next == 43 || next == NEXTHDR_FRAGMENT ||
+	       next == NEXTHDR_AUTH || next == NEXTHDR_NONE || next == 60 ||
 	       next == 135 || next == 139 || next == 140;
+}
+
+/* Extension headers that are looked behind: as many as the workers' parser takes. */
+#define EXTENSIONS 8
+
+/* Where the transport of an IPv6 packet begins whose first extension header is `next`, which
+ * becomes its protocol; 0 if there are too many headers, or fewer bytes. The rest of a
+ * fragmented packet has none (NEXTHDR_NONE). */
+static __always_inline __u32 transport6(struct __sk_buff *skb, __u8 *next)
+{
+	__u32 at = ETH_HLEN + 40;
+	__u8 head[4];
+
+	for (int i = 0; i < EXTENSIONS; i++) {
+		if (!is_extension(*next) || *next == NEXTHDR_NONE)
+			return at;
+		if (bpf_skb_load_bytes(skb, at, head, sizeof(head)))
+			return 0;
+		if (*next == NEXTHDR_FRAGMENT && (head[2] || head[3] & 0xf8)) {
+			*next = NEXTHDR_NONE;
+			return at + 8;
+		}
+		if (*next == NEXTHDR_FRAGMENT)
+			at += 8;
+		else if (*next == NEXTHDR_AUTH)
+			at += (head[1] + 2) * 4;
+		else
+			at += (head[1] + 1) * 8;
+		*next = head[0];
+	}
+	return is_extension(*next) ? 0 : at;
 }
 
 static __always_inline __u64 load_be64(const __u8 *p)

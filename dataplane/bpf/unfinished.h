@@ -141,26 +141,6 @@ static __always_inline int is_plainly_finished(struct __sk_buff *skb)
 	return !place || is_harmless(place, ETH_HLEN + header);
 }
 
-/* Headers of an IPv6 packet that are walked in search of the transport's. */
-#define EXTENSIONS 6
-
-static __always_inline __u32 transport6(struct __sk_buff *skb, __u8 *next)
-{
-	__u32 at = ETH_HLEN + 40;
-	__u8 head[2];
-
-	for (int i = 0; i < EXTENSIONS; i++) {
-		if (!is_extension(*next) || *next == 59)
-			return at;
-		if (bpf_skb_load_bytes(skb, at, head, sizeof(head)))
-			return 0;
-		/* A fragment header has 8 bytes, authentication counts words of 4. */
-		at += *next == 44 ? 8 : *next == 51 ? (head[1] + 2) * 4 : (head[1] + 1) * 8;
-		*next = head[0];
-	}
-	return is_extension(*next) ? 0 : at;
-}
-
 /* The same for every packet. A global function: see steer_undecided(). */
 __noinline int is_finished(struct __sk_buff *skb)
 {

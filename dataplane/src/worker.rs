@@ -33,6 +33,8 @@ use crate::steer::abi::Config;
 const SPINS: u32 = 200;
 /// Longest sleep; also how often an idle worker shows that it lives.
 const SLEEP: Duration = Duration::from_millis(100);
+/// A worker that was away for so long was stopped: a debugger, a frozen machine.
+const STOPPED_NS: u64 = 3_000_000_000;
 /// How often a busy worker does its housekeeping.
 const HOUSEKEEPING_NS: u64 = 10_000_000;
 
@@ -93,6 +95,11 @@ impl Worker {
                 verdicts: self.tables.verdicts.as_deref(),
             };
             let now = clock::monotonic_ns();
+            if now.wrapping_sub(housekept) > STOPPED_NS {
+                // Time has stood still for this process, and perhaps for all: what is judged
+                // now must not find flows over that nobody could touch.
+                self.config.set_tick(clock::flow_tick(now, self.config.tick()));
+            }
             let received = io.burst(|frames| {
                 pipeline.process(frames, &view, clock::flow_ns_at(now), &self.counters);
             })?;

@@ -234,7 +234,7 @@ fn a_full_table_keeps_what_is_established_and_serves_who_is_new() {
 #[test]
 fn handshakes_that_a_server_denies_are_none() {
     // From under forged addresses: a SYN, and unseen the segment that would acknowledge the
-    // answer. The server says that its number is wrong, and repeats its answer.
+    // answer. The server says that its number is wrong, and repeats its answer to some.
     let mut siege = Siege::new();
     const FORGED: u32 = PER_POD as u32 / 20;
     let server = (ip(ONE), 80);
@@ -247,7 +247,7 @@ fn handshakes_that_a_server_denies_are_none() {
         send(node, 11, FromPod, (0..FORGED).map(answers(SYN | ACK)));
         send(node, 11, ToPod, (0..FORGED).map(forged(ACK)));
         send(node, 11, FromPod, (0..FORGED).map(answers(frames::RST)));
-        send(node, 11, FromPod, (0..FORGED).map(answers(SYN | ACK)));
+        send(node, 11, FromPod, (0..FORGED).step_by(2).map(answers(SYN | ACK)));
     };
     siege.under(250, &mut |node, wave| forge(node, wave));
     siege.is_survived();

@@ -198,6 +198,20 @@ fn overlaps_are_dropped_and_poison_their_datagram() {
     }
 }
 
+/// RFC 8200 4.5: of IPv6 fragments the identification alone says what belongs together, and only
+/// the first one's Next Header counts.
+#[test]
+fn fragments_of_one_datagram_may_name_other_headers() {
+    const DESTINATION_OPTIONS: u8 = 60;
+    let whole = datagram(80, 8);
+    let part = |next, range, last| fragment(ends(true), (next, 77), &whole, range, last);
+    let mut node = Node::new(Matrix::OPEN);
+    assert_eq!(node.punt(11, FromPod, &part(UDP, (0, 48), false)), PassBoth);
+    assert_eq!(node.punt(11, FromPod, &part(DESTINATION_OPTIONS, (48, 96), false)), PassBoth);
+    assert_eq!(node.punt(11, FromPod, &part(DESTINATION_OPTIONS, (40, 64), false)), OVERLAP);
+    assert_eq!(node.punt(11, FromPod, &part(UDP, (96, 192), true)), OVERLAP);
+}
+
 #[test]
 fn headers_cannot_be_rewritten_by_fragments() {
     for six in [false, true] {

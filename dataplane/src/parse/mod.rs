@@ -157,8 +157,8 @@ pub struct Extent {
 pub struct FragmentId {
     /// Identification: 16 bits in IPv4, 32 in IPv6.
     pub id: u32,
-    /// IPv4: the protocol. IPv6: the Fragment header's Next Header, which need not be
-    /// the transport protocol; the same in all fragments.
+    /// IPv4: the protocol. IPv6: the Fragment header's Next Header, which need not be the
+    /// transport protocol, and of which only the first fragment's counts.
     pub next: u8,
 }
 

@@ -135,6 +135,9 @@ impl Crossing {
     }
 }
 
+/// The Fragment header's own number, which no datagram in IPv4 has (IANA, protocol numbers).
+const FRAGMENT_HEADER: u8 = 44;
+
 impl FragmentOf {
     /// The identification takes the place of the ports, so that the flow table's keyed
     /// hash serves here as well. The two ends keep their order only up to direction,
@@ -145,6 +148,9 @@ impl FragmentOf {
         FragmentId { id, next }: FragmentId,
         extent: Extent,
     ) -> Self {
+        // IPv4 tells fragments apart by their protocol as well (RFC 791 3.2); IPv6 does not, and
+        // what later ones name may differ (RFC 8200 4.5).
+        let next = if src.is_v4() { next } else { FRAGMENT_HEADER };
         let [a, b, c, d] = id.to_be_bytes();
         let (high, low) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
         let (key, _) = FlowKey::new((src, high), (dst, low), next);

@@ -9,7 +9,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use crate::clock::until;
-use crate::lab::{Cni, Family, Lab};
+use crate::lab::{Cni, Family, Lab, outside};
 use crate::node::{count, example, growth, node, settled};
 use crate::probe::By::{Icmp, Tcp};
 use crate::probe::{denied, differences, reaches};
@@ -183,6 +183,17 @@ fn nd(
     frame
 }
 
+/// An IPv6 frame with extension headers, the first of which has this number, before what it
+/// carries. (A checksum of what it carries does not cover them.)
+fn behind(first: u8, headers: &[u8], frame: &[u8]) -> Vec<u8> {
+    let (ip, payload) = frame.split_at(54);
+    let mut whole = [ip, headers, payload].concat();
+    let length = (headers.len() + payload.len()) as u16;
+    whole[18..20].copy_from_slice(&length.to_be_bytes());
+    whole[20] = first;
+    whole
+}
+
 fn link_layer_option(kind: u8, mac: Mac) -> Vec<u8> {
     [&[kind, 1][..], &mac].concat()
 }
@@ -321,7 +332,50 @@ fn neighbour_discovery(link: &mut Link<'_>) {
     link.expect("an advertisement to everyone", unasked, Arrives);
     let routers = |mark: &[u8; 8]| nd(everyone, (own, all_nodes), ROUTER_ADVERT, &[0; 12], mark);
     link.expect("a router advertisement to everyone", routers, Hook("drop_nd"));
+    let of_the_node = about("fe80::1".parse().unwrap(), 2, mac);
+    hidden_discovery(link, macs, (own, web), &body);
+    // What is for the node itself passes its hook unjudged.
+    let there = outside(Family::V6).to_string();
+    let way = link.lab.command("kurl", "ip", &["-json", "route", "get", &there]);
+    let way: serde_json::Value = serde_json::from_slice(&way).unwrap();
+    let gateway = way[0]["gateway"].as_str().unwrap().parse().unwrap();
+    hidden_discovery(link, macs, (own, gateway), &body);
+    let ping = |mark: &[u8; 8]| behind(60, &PADDED, &nd(macs, (own, web), 128, &[0; 4], mark));
+    link.expect("a ping behind destination options", ping, Arrives);
+    let stranger = |mark: &[u8; 8]| nd(macs, (own, web), ADVERT, &of_the_node, mark);
+    link.expect("one for a link-local address", stranger, Arrives);
 }
+
+/// What is dropped and what arrives must not depend on what stands before it.
+fn hidden_discovery(
+    link: &mut Link<'_>,
+    macs: (Mac, Mac),
+    ends: (Ipv6Addr, Ipv6Addr),
+    claim: &[u8],
+) {
+    const ICMPV6: u8 = 58;
+    const ADVERT: u8 = 136;
+    let padded = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+    let long = [&[ICMPV6, 1, 1, 12][..], &[0; 12]].concat();
+    let authenticated = [&[ICMPV6, 4][..], &[0; 22]].concat();
+    for (what, first, headers) in [
+        ("destination options", 60, PADDED.to_vec()),
+        ("hop-by-hop options", 0, PADDED.to_vec()),
+        ("many hop-by-hop options", 0, long),
+        ("both", 0, [padded(60), PADDED].concat()),
+        ("an atomic fragment's header", 44, vec![ICMPV6, 0, 0, 0, 0, 0, 0, 7]),
+        ("an authentication header", 51, authenticated),
+        ("eight headers", 60, [[padded(60); 7].concat(), PADDED.to_vec()].concat()),
+        ("nine headers", 60, [[padded(60); 8].concat(), PADDED.to_vec()].concat()),
+    ] {
+        let hidden = |mark: &[u8; 8]| behind(first, &headers, &nd(macs, ends, ADVERT, claim, mark));
+        let what = format!("an advertisement to {} behind {what}", ends.1);
+        link.expect(&what, hidden, Hook("drop_nd"));
+    }
+}
+
+/// A header of options, of which the only one pads, before ICMPv6.
+const PADDED: [u8; 8] = [58, 0, 1, 4, 0, 0, 0, 0];
 
 /// CVE-2021-27853: what a parser does not look behind must not pass.
 fn encapsulations(link: &mut Link<'_>) {

@@ -232,6 +232,36 @@ fn a_flood_of_new_flows_is_held_back_at_its_pod() {
     assert!(punted as f64 <= most + others as f64, "{punted} punted\n{}", weir.words());
 }
 
+/// A pod that leaves the cutting of its datagrams to the kernel has no larger share: what is cut
+/// on the way to the worker counts as what reaches it.
+#[test]
+fn datagrams_that_are_cut_on_the_way_count_each() {
+    let Some(_turn) = turn() else { return };
+    const SENDS: usize = 1000;
+    const EACH: usize = 64;
+    let (lab, folder) = node(Cni::Bridge);
+    let weir = Weir::start(&lab, folder, &["--workers", "1", "--io", "af_xdp"]);
+    limit_punts(&lab);
+    let file = lab.dir().join("datagrams");
+    std::fs::write(&file, vec![b'x'; SENDS * EACH]).unwrap();
+    let (before, start) = (settled(&weir), Instant::now());
+    {
+        // So that none of it is decided meanwhile.
+        let _frozen = weir.freeze();
+        // SOL_UDP, UDP_SEGMENT (linux/udp.h): a datagram for each byte.
+        let there = "UDP4-SENDTO:198.18.0.1:9,setsockopt-int=17:103:1";
+        let block = EACH.to_string();
+        lab.command("kurl", "socat", &["-u", "-b", &block, &file.display().to_string(), there]);
+    }
+    let most = PUNTS_AT_ONCE as f64 + PUNTS_A_SECOND as f64 * start.elapsed().as_secs_f64();
+    let grown = growth(&weir, &before);
+    let (limited, punted) = (grown("steering.drop_punt_rate"), grown("steering.punted"));
+    eprintln!("{SENDS} sends of {EACH}: {limited} held back, {punted} punted");
+    let cut = punted as f64 * EACH as f64;
+    assert!(cut <= most + EACH as f64, "{cut} of {most}\n{}", weir.words());
+    assert!(punted > 0 && limited > SENDS as u64 / 2, "{}", weir.words());
+}
+
 /// The limit for this test: what any machine exceeds, however busy it is.
 const PUNTS_A_SECOND: u64 = 1000;
 const PUNTS_AT_ONCE: u64 = 500;

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::key::{FlowKey, Side};
-use super::layout::{SEEN_ACK, V4_KEY_WORDS, V6_KEY_WORDS};
+use super::layout::{V4_KEY_WORDS, V6_KEY_WORDS};
 use super::state::{FlowState, Seen, Tick};
 use super::words::{Counts, Handle, Record, Snapshot};
 use crate::addr::Address;
@@ -58,16 +58,17 @@ impl Flow {
     /// True if the flow may make room for a new one of any pod: nothing would be lost but a
     /// verdict that is easily had again. Never true for a connection in which both ends took
     /// part ([`Seen::both_went_on`]), which a flood of new ones must not push out, even if it
-    /// was reset, which anybody may have forged; nor for a cut one, whose entry is what keeps
-    /// it cut. A refused connection, of which there was no more than a question and a reset,
-    /// yields.
+    /// is ending or was reset, which anybody may have forged; nor for a cut one, whose entry is
+    /// what keeps it cut. A connection that one end has refused, or that one packet with a FIN
+    /// makes up, yields.
     pub const fn yields(&self) -> bool {
         match self.state() {
             FlowState::Opening | FlowState::Unanswered | FlowState::Icmp => true,
-            FlowState::Reset => self.seen.from(self.initiator) & SEEN_ACK == 0,
-            FlowState::Established => !self.seen.both_went_on(),
+            FlowState::Established | FlowState::Closing | FlowState::Reset => {
+                !self.seen.both_went_on()
+            }
             FlowState::Answered => self.key.protocol() == SCTP && !self.seen.both_went_on(),
-            FlowState::Closing | FlowState::Denied => false,
+            FlowState::Denied => false,
         }
     }
 

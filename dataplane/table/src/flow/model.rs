@@ -98,6 +98,7 @@ fn what_gives_way_and_what_never_does() {
     let (syn, ack) = (SEEN_SYN, SEEN_ACK);
     let opened = [(true, syn), (false, syn | ack), (true, ack), (false, ack)];
     let blind = [&opened[..3], &[(false, SEEN_RST), (false, syn | ack)]].concat();
+    let reset = [&opened[..1], &[(true, ack), (false, SEEN_RST)]].concat();
     // What is sent (by the initiator?, TCP's flags), and whether it yields.
     let cases = [
         ("a SYN", 6, vec![(true, syn)], true),
@@ -108,6 +109,8 @@ fn what_gives_way_and_what_never_does() {
         ("one that the other end denies", 6, blind, true),
         ("a finished one", 6, [&opened[..], &[(true, SEEN_FIN | ack)]].concat(), false),
         ("a reset one", 6, [&opened[..], &[(false, SEEN_RST)]].concat(), false),
+        ("a FIN out of nothing", 6, vec![(true, SEEN_FIN | ack)], true),
+        ("a handshake that the other end resets", 6, reset, true),
         ("an INIT and its answer", 132, opened[..2].to_vec(), true),
         ("an association", 132, opened.to_vec(), false),
         ("an association that only its opener speaks of", 132, opened[..3].to_vec(), true),
