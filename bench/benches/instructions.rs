@@ -70,8 +70,8 @@ fn parse_plain(frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 }
 
 #[library_benchmark]
-#[bench::tcp4(args = (false), setup = frames, config = at_most(18_148))]
-#[bench::tcp6(args = (true), setup = frames, config = at_most(18_020))]
+#[bench::tcp4(args = (false), setup = frames, config = at_most(15_394))]
+#[bench::tcp6(args = (true), setup = frames, config = at_most(15_714))]
 fn parse_long(frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     for frame in &frames {
         assert!(black_box(parse::parse(black_box(&frame[SHIM_LEN..]))).is_ok());
@@ -92,8 +92,8 @@ fn table(base: u32) -> (Weir, Vec<Query>) {
 }
 
 #[library_benchmark]
-#[bench::hit(args = (0, BATCH), setup = table_and_expected, config = at_most(49_796))]
-#[bench::miss(args = (FLOWS, 0), setup = table_and_expected, config = at_most(44_418))]
+#[bench::hit(args = (0, BATCH), setup = table_and_expected, config = at_most(44_187))]
+#[bench::miss(args = (FLOWS, 0), setup = table_and_expected, config = at_most(62_059))]
 fn flow_lookup((table, queries, expected): (Weir, Vec<Query>, usize)) -> Weir {
     assert_eq!(table.hit(black_box(&queries), NOW), expected);
     table
@@ -105,7 +105,7 @@ fn table_and_expected(base: u32, expected: usize) -> (Weir, Vec<Query>, usize) {
 }
 
 #[library_benchmark]
-#[bench::new(args = (FLOWS), setup = table, config = at_most(185_811))]
+#[bench::new(args = (FLOWS), setup = table, config = at_most(186_763))]
 fn flow_insert((table, queries): (Weir, Vec<Query>)) -> Weir {
     assert_eq!(table.insert(black_box(&queries), NOW), queries.len());
     table
@@ -123,8 +123,8 @@ fn connections(policies: u32) -> (Offline, Vec<Connection>) {
 }
 
 #[library_benchmark]
-#[bench::of_10(args = (10), setup = connections, config = at_most(27_450))]
-#[bench::of_1000(args = (1000), setup = connections, config = at_most(27_450))]
+#[bench::of_10(args = (10), setup = connections, config = at_most(27_260))]
+#[bench::of_1000(args = (1000), setup = connections, config = at_most(27_260))]
 fn classify((offline, connections): (Offline, Vec<Connection>)) -> Offline {
     let judge = |of: &&Connection| offline.classifier.evaluate(black_box(of)).is_allowed();
     let allowed = connections.iter().filter(judge).count();
@@ -143,9 +143,9 @@ fn world(six: bool, flags: u8, first: u32) -> World {
 }
 
 #[library_benchmark]
-#[bench::established(args = (false, ACK, 0), setup = world, config = at_most(51_936))]
-#[bench::established_ipv6(args = (true, ACK, 0), setup = world, config = at_most(54_143))]
-#[bench::new(args = (false, SYN, FLOWS), setup = world, config = at_most(166_433))]
+#[bench::established(args = (false, ACK, 0), setup = world, config = at_most(49_730))]
+#[bench::established_ipv6(args = (true, ACK, 0), setup = world, config = at_most(51_977))]
+#[bench::new(args = (false, SYN, FLOWS), setup = world, config = at_most(164_402))]
 fn pipeline(mut world: World) -> World {
     world.run(world::START_NS);
     assert_eq!(world.io.forget_sent(), PACKETS as usize);
@@ -157,7 +157,7 @@ fn objects(policies: u32) -> Index {
 }
 
 #[library_benchmark]
-#[bench::of_100(args = (100), setup = objects, config = at_most(5_013_452))]
+#[bench::of_100(args = (100), setup = objects, config = at_most(5_013_650))]
 fn compile(index: Index) -> Offline {
     Offline::of(black_box(index)).expect("a table of policies")
 }
@@ -169,8 +169,8 @@ fn cluster(policies: u32, clients: u32) -> Offline {
 }
 
 #[library_benchmark]
-#[bench::of_200_and_500_pods(args = (200, 500), setup = cluster, config = at_most(1))]
-#[bench::of_200_and_2000_pods(args = (200, 2000), setup = cluster, config = at_most(1))]
+#[bench::of_200_and_500_pods(args = (200, 500), setup = cluster, config = at_most(111_599_368))]
+#[bench::of_200_and_2000_pods(args = (200, 2000), setup = cluster, config = at_most(217_743_813))]
 fn lint(offline: Offline) -> Offline {
     let findings = weir_control::lint::lint(&Loaded::default(), black_box(&offline));
     assert!(findings.iter().all(|finding| finding.code != "covered-rule"));
@@ -178,8 +178,8 @@ fn lint(offline: Offline) -> Offline {
 }
 
 #[library_benchmark]
-#[bench::of_200_and_500_pods(args = (200, 500), setup = cluster, config = at_most(1))]
-#[bench::of_200_and_2000_pods(args = (200, 2000), setup = cluster, config = at_most(1))]
+#[bench::of_200_and_500_pods(args = (200, 500), setup = cluster, config = at_most(6_533_186))]
+#[bench::of_200_and_2000_pods(args = (200, 2000), setup = cluster, config = at_most(12_862_572))]
 fn explain(offline: Offline) -> Offline {
     let (src, dst) = (traffic::client(0, false), traffic::pod(0, false));
     let denied = Connection { src, dst, protocol: 6, dport: SHUT };
