@@ -41,7 +41,7 @@ struct packet {
 	__u64 spread;
 	enum packet_kind kind;
 	__u8 is_advert;    /* a neighbour advertisement: its target is a claim */
-	__u8 is_fragment6; /* a Fragment header comes first */
+	__u8 is_extended;  /* IPv6 with extension headers: perhaps a fragment */
 	__u16 vouched;     /* a cached verdict allows it */
 };
 
@@ -176,7 +176,7 @@ static __always_inline void parse_v6(struct __sk_buff *skb, const struct weir_co
 	p->spread = hash_pair(c, &p->src, &p->dst);
 	p->kind = KIND_IP;
 	next = header[6];
-	p->is_fragment6 = next == NEXTHDR_FRAGMENT;
+	p->is_extended = is_extension(next);
 	/* MLD carries a router alert in an 8-byte hop-by-hop header (RFC 3810
 	 * 5). Longer chains are left to the worker's parser. */
 	if (next == NEXTHDR_HOP && !bpf_skb_load_bytes(skb, l4, ext, 2) && ext[1] == 0) {

@@ -120,7 +120,7 @@ static __always_inline int is_node_traffic(struct __sk_buff *skb, const struct p
 {
 	if (direction == WEIR_TO_POD)
 		return !skb->ingress_ifindex && is_node_address(&p->src) &&
-		       (!p->is_fragment6 || skb->sk) &&
+		       (!p->is_extended || skb->sk) &&
 		       (is_group(&p->dst) || is_link_local6(&p->dst) || is_own(skb, &p->dst));
 	return is_node_address(&p->dst) && (is_own(skb, &p->src) || is_link_local6(&p->src));
 }
