@@ -62,6 +62,13 @@ impl Place {
         })
     }
 
+    /// The port to bind where `wanted` is wished for: `wanted` in a namespace made for the
+    /// measurement; where this process is, other programs may hold it, so any that is free.
+    #[must_use]
+    pub fn port(&self, wanted: u16) -> u16 {
+        if self.namespace.is_some() { wanted } else { 0 }
+    }
+
     /// A UDP socket bound here.
     ///
     /// # Errors

@@ -86,11 +86,14 @@ pub struct Report {
 /// # Errors
 /// When sockets cannot be had, too many requests are lost, or the time is over.
 pub fn run(plan: &Plan) -> Result<Report> {
-    let from = (plan.from, CLIENT_PORTS[usize::from(plan.spin)]);
-    let client = Place::open(plan.client.as_deref())?.udp(from.into())?;
-    let server = Place::open(plan.server.as_deref())?.udp((plan.to, SERVER_PORT).into())?;
-    client.connect((plan.to, SERVER_PORT))?;
-    server.connect(from)?;
+    let client = Place::open(plan.client.as_deref())?;
+    let client_port = client.port(CLIENT_PORTS[usize::from(plan.spin)]);
+    let client = client.udp((plan.from, client_port).into())?;
+    let server = Place::open(plan.server.as_deref())?;
+    let server_port = server.port(SERVER_PORT);
+    let server = server.udp((plan.to, server_port).into())?;
+    client.connect(server.local_addr()?)?;
+    server.connect(client.local_addr()?)?;
     for socket in [&client, &server] {
         socket.set_nonblocking(plan.spin)?;
     }
@@ -280,6 +283,9 @@ mod tests {
 
     #[test]
     fn every_transaction_is_counted() {
+        // Whoever else is on this machine may have these ports: nothing depends on them.
+        let _taken = CLIENT_PORTS.map(|port| UdpSocket::bind((plan(false).from, port)));
+        let _taken = UdpSocket::bind((plan(false).to, SERVER_PORT));
         for spin in [false, true] {
             let report = run(&plan(spin)).unwrap();
             assert_eq!((report.transactions, report.lost), (50, 0));

@@ -29,7 +29,7 @@ fn a_changed_file_changes_verdicts_soon() {
     println!("file change to receipt: quartile {:?}, worst {:?}", times[4], times[19]);
     // The lower quartile: other tests run meanwhile and keep some of them waiting. What each
     // change has to wait for shows in it.
-    assert!(times[4] < Duration::from_millis(50), "{times:?}");
+    assert!(times[4] < Duration::from_millis(250), "{times:?}");
     assert!(times[19] < Duration::from_secs(5), "{times:?}");
     control.stop(Signal::TERM);
 }

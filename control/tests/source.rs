@@ -242,5 +242,5 @@ fn links_in_circles_are_entered_once() {
     let state = Folder::new(&world.folder).refresh().unwrap();
     assert_eq!((names(&state), complaints(&state)), (vec!["one".to_owned()], String::new()));
     assert!(state.loaded.objects[0].origin().file.ends_with("manifests/real/a.yaml"));
-    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
