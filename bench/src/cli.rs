@@ -1,5 +1,6 @@
 //! The command line of `weir-bench`.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -194,22 +195,27 @@ struct Reporting {
 }
 
 impl Run {
-    fn plan(&self) -> Plan {
+    /// # Errors
+    /// In words for whoever wrote the command line, when something is named twice.
+    fn plan(&self) -> Result<Plan, String> {
         let effort = if self.quick { Effort::QUICK } else { Effort::DEFAULT };
         let contenders =
             if self.contenders.is_empty() { &Contender::ALL[..] } else { &self.contenders };
+        once("scenario", &self.scenarios)?;
+        once("contender", contenders.iter().map(|contender| contender.name()))?;
+        once("measurement (--only)", self.only.iter().map(|kind| kind.name()))?;
         let mut command = vec!["weir-bench".to_owned()];
         command.extend(std::env::args().skip(1));
-        Plan {
-            scenarios: once(&self.scenarios),
-            contenders: once(contenders),
+        Ok(Plan {
+            scenarios: self.scenarios.clone(),
+            contenders: contenders.to_vec(),
             only: self.only.clone(),
             effort: Effort { rounds: self.rounds.unwrap_or(effort.rounds), ..effort },
             lab: self.lab.clone(),
             bin: self.bin.clone(),
             samples: self.samples.clone(),
             command: command.join(" "),
-        }
+        })
     }
 }
 
@@ -317,9 +323,10 @@ impl Cli {
                 print(&connect::run(&plan)?)
             }
             Command::Run(wanted) => {
+                let plan = asked(wanted.plan());
                 // Before hours are spent.
                 wanted.report.in_process.as_deref().map(inprocess::read).transpose()?;
-                run::run(&wanted.plan())?;
+                run::run(&plan)?;
                 report(&wanted.samples, &wanted.report)
             }
             Command::Report { samples, report: wanted } => report(&samples, &wanted),
@@ -327,16 +334,17 @@ impl Cli {
     }
 }
 
-/// Each once, in the order of their first mention: a second measurement of the same in one
-/// round would take the place of the first.
-fn once<T: Copy + PartialEq>(all: &[T]) -> Vec<T> {
-    let mut kept = Vec::new();
+/// Refuses what is named twice: a second measurement of the same in one round would take the
+/// place of the first.
+fn once<T: ToString>(what: &str, all: impl IntoIterator<Item = T>) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
     for one in all {
-        if !kept.contains(one) {
-            kept.push(*one);
+        let name = one.to_string();
+        if let Some(name) = seen.replace(name) {
+            return Err(format!("the {what} {name} is named twice; once is enough"));
         }
     }
-    kept
+    Ok(())
 }
 
 /// The processors of client and server.
@@ -347,11 +355,14 @@ fn both(cpus: Option<&[usize]>) -> (usize, usize) {
     }
 }
 
-/// Exit code 2, as for any other mistake on the command line, when the plan is contradictory.
+/// What was asked for, or exit code 2, as for any other mistake on the command line, when it
+/// contradicts itself.
+fn asked<T>(plan: Result<T, String>) -> T {
+    plan.unwrap_or_else(|why| Cli::command().error(ErrorKind::ValueValidation, why).exit())
+}
+
 fn generate(arguments: &pktgen::Arguments) -> Result<u8> {
-    let plan = arguments.plan().unwrap_or_else(|why| {
-        Cli::command().error(ErrorKind::ValueValidation, why).exit();
-    });
+    let plan = asked(arguments.plan());
     let report = pktgen::run(&plan)?;
     match arguments.output {
         pktgen::Output::Table => std::io::stdout().lock().write_all(report.table().as_bytes())?,
@@ -413,12 +424,36 @@ fn print(value: &impl Serialize) -> Result<u8> {
 mod tests {
     use super::*;
 
+    fn plan(words: &str) -> Result<Plan, String> {
+        let words = ["weir-bench", "run"].into_iter().chain(words.split(' '));
+        let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+        let Command::Run(run) = cli.command else { panic!("no run") };
+        run.plan()
+    }
+
     #[test]
     fn nothing_is_measured_twice_in_a_round() {
-        let words = ["weir-bench", "run", "apps-1r", "apps-1r", "--contenders", "plain,weir,plain"];
-        let Command::Run(run) = Cli::parse_from(words).command else { panic!("no run") };
-        let plan = run.plan();
-        assert_eq!(plan.contenders, [Contender::Plain, Contender::Weir]);
-        assert_eq!(plan.scenarios.len(), 1);
+        for (words, twice) in [
+            ("64b-1r-10kf apps-1r 64b-1r-10000f", "scenario 64b-1r-10kf is named twice"),
+            ("apps-1r --contenders plain,weir,plain", "contender plain is named twice"),
+            ("apps-1r --only tcp,rr,tcp", "(--only) tcp is named twice"),
+        ] {
+            let error = plan(words).unwrap_err();
+            assert!(error.contains(twice), "{words}: {error}");
+        }
+        let plan = plan("apps-1r apps-10r --contenders plain,weir").unwrap();
+        assert_eq!((plan.scenarios.len(), plan.contenders.len()), (2, 2));
+    }
+
+    #[test]
+    fn whoever_names_what_there_is_not_is_told_what_there_is() {
+        let contenders = plan("apps-1r --contenders plain,cilium").unwrap_err();
+        assert!(Contender::ALL.iter().all(|who| contenders.contains(who.name())), "{contenders}");
+        let scenarios = plan("apps").unwrap_err();
+        for part in ["imix", "new", "first", "apps-RULES", "64b-1000r-10kf"] {
+            assert!(scenarios.contains(part), "{part}: {scenarios}");
+        }
+        let kinds = plan("apps-1r --only latency").unwrap_err();
+        assert!(["cpu", "rate", "tcp", "rr", "connect"].iter().all(|kind| kinds.contains(kind)));
     }
 }

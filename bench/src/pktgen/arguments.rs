@@ -1,11 +1,11 @@
 //! What can be asked of the generator on the command line, and how it is read.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::addresses::Addresses;
 use super::flows::Ports;
 use super::plan::{Pace, Plan, Protocol, Stop};
 use super::size::Sizes;
@@ -28,12 +28,20 @@ pub struct Arguments {
     /// The server's device
     #[arg(long, value_name = "NAME", default_value = "eth0")]
     peer_device: String,
-    /// The client's address, IPv4 or IPv6
-    #[arg(long, value_name = "IP")]
-    from: IpAddr,
-    /// The address to send to, of the same family
-    #[arg(long, value_name = "IP")]
-    to: IpAddr,
+    /// The address to send from, IPv4 or IPv6, or a range, e.g. 10.0.0.2-10.0.0.99
+    ///
+    /// The answers must find their way back: every address of a range is the client's own
+    /// (`ip addr add`), or the next hop routes it to the client (`ip route add RANGE via CLIENT`).
+    /// A policy engine that refuses spoofed sources, as Weir does, lets a pod send from its own
+    /// address alone.
+    #[arg(long, value_name = "IP[-IP]")]
+    from: Addresses,
+    /// The address to send to, of the same family, or a range
+    ///
+    /// Every address of a range is the server's own, or routed to the server. Frames are taken off
+    /// its device by their ports, so nobody has to listen there.
+    #[arg(long, value_name = "IP[-IP]")]
+    to: Addresses,
     /// Hardware address of the next hop; auto: the one that the client's kernel uses
     #[arg(long, value_name = "MAC", default_value = "auto")]
     next_hop: String,
@@ -216,7 +224,10 @@ mod tests {
     }
 
     fn plan(more: &str) -> Result<Plan, String> {
-        let line = format!("x --from 10.0.0.1 --to 10.0.0.2 {more}");
+        let own = |option, address| {
+            if more.contains(option) { String::new() } else { format!("{option} {address}") }
+        };
+        let line = format!("x {} {} {more}", own("--from", "10.0.0.1"), own("--to", "10.0.0.2"));
         let line = Line::try_parse_from(line.split_whitespace()).map_err(|e| e.to_string())?;
         line.arguments.plan()
     }
@@ -257,6 +268,10 @@ mod tests {
             ("--sport 5-2", "5-2"),
             ("--duration 0", "0 seconds"),
             ("--pcap x --flows 2", "--flows"),
+            ("--to 10.0.0.2-10.0.0.1", "no address"),
+            ("--to fd00::1", "two families"),
+            ("--to 10.0.0.2-10.0.0.3 --pcap x", "a range has no place"),
+            ("--from 10.0.0.1-10.0.0.4 --flows 9 --sport 1-2 --dport 3", "8 flows"),
         ] {
             let error = plan(options).unwrap_err();
             assert!(error.contains(word), "{options}: {error}");

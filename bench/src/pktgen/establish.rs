@@ -1,9 +1,9 @@
 //! Flows are established before anything is measured: each is begun, answered and, where its
 //! protocol has it, acknowledged.
 //!
-//! The first flow to each port slowly, with pauses: a policy engine's verdict may need a while
-//! until it is in force everywhere, and may then serve for the others. The others in
-//! batches, of which only a few wait for their answers, so that no queue on the way overflows.
+//! The first flow to each port several times, with pauses: a policy engine's verdict may need a
+//! while until it is in force everywhere, and may then serve for the others. All in batches, of
+//! which only a few wait for their answers, so that no queue on the way overflows.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,12 +51,11 @@ impl Client<'_> {
     pub fn establish(&mut self) -> Result<()> {
         let count = self.flows.established();
         let mut open = Open::new(count);
-        for first in self.flows.first_of_ports() {
-            for _ in 0..FIRST {
-                open.forget(first);
-                self.try_all(&mut open, &[first])?;
-                thread::sleep(PAUSE);
-            }
+        let firsts: Vec<u32> = self.flows.first_of_ports().collect();
+        for _ in 0..FIRST {
+            firsts.iter().for_each(|first| open.forget(*first));
+            self.try_all(&mut open, &firsts)?;
+            thread::sleep(PAUSE);
         }
         let mut missing: Vec<u32> = (0..count).filter(|&flow| !open.has(flow)).collect();
         self.try_all(&mut open, &missing)?;
@@ -80,7 +79,7 @@ impl Client<'_> {
         for batch in flows.chunks(BATCH) {
             self.rings.send(batch.len(), &mut |place, out| {
                 let label = Label::new(self.run, Step::Open, u64::from(batch[place]), 0);
-                template.write(out, self.flows.ports(batch[place]), &label)
+                template.write(out, self.flows.tuple(batch[place]), &label)
             })?;
         }
         Ok(())
@@ -97,11 +96,11 @@ impl Client<'_> {
             }
             thread::sleep(PAUSE * attempt);
         }
-        let (source, destination) = self.flows.ports(missing[0]);
+        let first = self.flows.tuple(missing[0]);
         ensure!(
             missing.is_empty(),
-            "{} of {} flows are not answered, the first from port {source} to {destination}: are \
-             they allowed, both ways, and does the server have that address?",
+            "{} of {} flows are not answered, the first {first}: are they allowed, both ways, and \
+             do both addresses lead to the pods?",
             missing.len(),
             flows.len()
         );
@@ -118,7 +117,7 @@ impl Client<'_> {
             self.rings.send(batch.len(), &mut |place, out| {
                 let label =
                     Label::new(self.run, Step::Open, u64::from(batch[place]), monotonic_ns());
-                template.write(out, self.flows.ports(batch[place]), &label)
+                template.write(out, self.flows.tuple(batch[place]), &label)
             })?;
             expected += batch.len() as u64;
             self.wait(open, &mut answers, &mut expected, WINDOW)?;

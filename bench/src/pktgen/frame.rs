@@ -1,5 +1,5 @@
-//! Frames made once and sent many times: a template whose ports and label are written anew
-//! each time, with its checksum.
+//! Frames made once and sent many times: a template whose ports, label and, where there are many,
+//! addresses are written anew each time, with its checksums.
 //!
 //! Invariant: what [`Template::write`] writes is a whole, valid frame: lengths and checksums are
 //! right, bytes behind the label are zero or those of the capture.
@@ -9,8 +9,10 @@
 //! SCTP and UDP over IPv6 must carry one.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use super::checksum::Sum;
+use super::flows::Tuple;
 use super::label::{LABEL, Label};
 use super::plan::Protocol;
 use super::size::FCS;
@@ -63,7 +65,7 @@ impl Layout {
 #[derive(Clone, Copy, Debug)]
 enum Checksum {
     None,
-    /// Over the pseudo header and the packet; the sum of what stays.
+    /// Over the pseudo header and the packet; the sum of what stays, without the addresses.
     Internet {
         at: usize,
         sum: Sum,
@@ -86,7 +88,15 @@ pub struct Template {
     packet_end: usize,
     transport: usize,
     checksum: Checksum,
+    addresses: Range<usize>,
+    /// The sum of the template's own addresses.
+    own: Sum,
+    /// Of an IPv4 header, the sum without addresses.
+    header: Option<Sum>,
 }
+
+/// Where the checksum of an IPv4 header is.
+const HEADER_CHECKSUM: Range<usize> = ETHERNET + 10..ETHERNET + 12;
 
 impl Template {
     /// A frame of a flow between `ends`; `size` is in bytes, FCS included, and taken as at least
@@ -173,9 +183,14 @@ impl Template {
         packet_end: usize,
     ) -> Self {
         let ipv6 = bytes[12..14] == [0x86, 0xdd];
-        let addresses = if ipv6 { &bytes[22..54] } else { &bytes[26..34] };
+        let addresses = if ipv6 { 22..54 } else { 26..34 };
+        let own = Sum::default().with(&bytes[addresses.clone()]);
+        let header = (!ipv6).then(|| {
+            let (head, tail) =
+                (&bytes[ETHERNET..HEADER_CHECKSUM.start], &bytes[addresses.end..transport]);
+            Sum::default().with(head).with(tail)
+        });
         let pseudo = Sum::default()
-            .with(addresses)
             .with_u16(length_u16(packet_end - transport))
             .with_u16(u16::from(protocol.number()));
         let mut internet = |offset: usize, zero_is_ones: bool| {
@@ -193,7 +208,7 @@ impl Template {
             Protocol::Tcp => internet(16, false),
             Protocol::Sctp => Checksum::Crc32c { at: transport + 8 },
         };
-        Self { bytes, ports_at, label_at, packet_end, transport, checksum }
+        Self { bytes, ports_at, label_at, packet_end, transport, checksum, addresses, own, header }
     }
 
     /// Bytes of the frame, without FCS.
@@ -206,12 +221,17 @@ impl Template {
         self.bytes.is_empty()
     }
 
-    /// Writes the frame to the head of `out` and gives its length; 0, and nothing written, if
-    /// it has no room there.
-    pub fn write(&self, out: &mut [u8], ports: (u16, u16), label: &Label) -> usize {
+    /// Writes the frame to the head of `out` and gives its length; 0, and nothing of use written,
+    /// if it has no room there or the flow's addresses are of another family.
+    pub fn write(&self, out: &mut [u8], flow: impl Into<Tuple>, label: &Label) -> usize {
         let Some(out) = out.get_mut(..self.bytes.len()) else { return 0 };
+        let Tuple { addresses, ports } = flow.into();
         out.copy_from_slice(&self.bytes);
-        let mut changed = Sum::default();
+        let mut changed = self.own;
+        if let Some(ends) = addresses {
+            let Some(sum) = self.readdress(out, ends) else { return 0 };
+            changed = sum;
+        }
         if let Some(at) = self.ports_at {
             out[at..at + 2].copy_from_slice(&ports.0.to_be_bytes());
             out[at + 2..at + 4].copy_from_slice(&ports.1.to_be_bytes());
@@ -238,6 +258,30 @@ impl Template {
             }
         }
         out.len()
+    }
+}
+
+impl Template {
+    /// Writes other addresses into a frame, with the IPv4 header's checksum; gives their sum.
+    fn readdress(&self, out: &mut [u8], ends: (IpAddr, IpAddr)) -> Option<Sum> {
+        let field = &mut out[self.addresses.clone()];
+        let (source, destination) = field.split_at_mut(field.len() / 2);
+        match ends {
+            (IpAddr::V4(from), IpAddr::V4(to)) if source.len() == 4 => {
+                source.copy_from_slice(&from.octets());
+                destination.copy_from_slice(&to.octets());
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) if source.len() == 16 => {
+                source.copy_from_slice(&from.octets());
+                destination.copy_from_slice(&to.octets());
+            }
+            _ => return None,
+        }
+        let sum = Sum::default().with(field);
+        if let Some(header) = self.header {
+            out[HEADER_CHECKSUM].copy_from_slice(&header.plus(sum).finish().to_be_bytes());
+        }
+        Some(sum)
     }
 }
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::pktgen::label::Step;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::Udp, Protocol::Tcp, Protocol::Sctp];
 
@@ -164,6 +165,26 @@ proptest! {
         prop_assert_eq!((view.ports, view.protocol), ((sport, dport), protocol));
         prop_assert_eq!((view.ends, view.segment), (ends(ipv6), Some(Segment::Data)));
         prop_assert_eq!(view.label(&frame), Some(label(number)));
+    }
+
+    #[test]
+    fn a_frame_between_other_addresses_is_as_if_made_for_them(
+        ipv6: bool, protocol in 0..3_usize, from: u128, to: u128, ports: (u16, u16), number in 0..1_u64 << 36,
+    ) {
+        let protocol = PROTOCOLS[protocol];
+        let address = |bits: u128| -> IpAddr {
+            if ipv6 { Ipv6Addr::from_bits(bits).into() } else { Ipv4Addr::from_bits(bits as u32).into() }
+        };
+        let (from, to) = (address(from), address(to));
+        let other = Template::made(ends(ipv6), protocol, Segment::Data, 128);
+        let own = Template::made(Ends { from, to, ..ends(ipv6) }, protocol, Segment::Data, 128);
+        let mut frame = [0; 128];
+        let flow = Tuple { addresses: Some((from, to)), ports };
+        prop_assert_eq!(other.write(&mut frame, flow, &label(number)), 124);
+        prop_assert_eq!(&frame[..124], &written(&own, ports, &label(number))[..]);
+        is_valid(&frame[..124]);
+        let flow = Tuple { addresses: Some((ends(!ipv6).from, ends(!ipv6).to)), ports };
+        prop_assert_eq!(other.write(&mut frame, flow, &label(number)), 0, "another family");
     }
 
     #[test]

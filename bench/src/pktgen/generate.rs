@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::answer;
 use super::establish::Client;
+use super::flows::Tuple;
 use super::frame::Template;
 use super::idle::Idle;
 use super::label::{Label, Step};
@@ -37,9 +38,9 @@ pub enum Frames {
         /// Data frames of established flows, in turn, one for each size.
         data: Vec<Template>,
         /// The frame that begins a flow.
-        first: Template,
+        first: Box<Template>,
         /// The frame that ends one.
-        last: Option<Template>,
+        last: Option<Box<Template>>,
     },
     /// Those of a capture, in turn.
     Captured(Vec<Template>),
@@ -52,8 +53,8 @@ impl Frames {
         let made = |segment, size| Template::made(ends, protocol, segment, size);
         Self::Made {
             data: sizes.all().iter().map(|&size| made(super::view::Segment::Data, size)).collect(),
-            first: made(answer::first(protocol), sizes.least()),
-            last: answer::last(protocol).map(|segment| made(segment, 64)),
+            first: Box::new(made(answer::first(protocol), sizes.least())),
+            last: answer::last(protocol).map(|segment| Box::new(made(segment, 64))),
         }
     }
 }
@@ -155,14 +156,14 @@ pub fn run(
                 Frames::Captured(frames) => pick(frames, number).write(out, (0, 0), &label),
                 Frames::Made { first, .. } if schedule.begins_flow(due, begun) => {
                     begun += 1;
-                    let ports = flows.ports(flows.fresh(manner.begun + begun - 1));
-                    first.write(out, ports, &label)
+                    let flow = flows.tuple(flows.fresh(manner.begun + begun - 1));
+                    first.write(out, flow, &label)
                 }
                 Frames::Made { data, .. } => {
                     #[expect(clippy::cast_possible_truncation, reason = "below a 32-bit count")]
                     let flow = (turn % u64::from(flows.established())) as u32;
                     turn += 1;
-                    pick(data, number).write(out, flows.ports(flow), &label)
+                    pick(data, number).write(out, flows.tuple(flow), &label)
                 }
             }
         })?;
@@ -222,7 +223,9 @@ impl Hands {
                 if let Frames::Made { last: Some(last), .. } = frames {
                     let mut out = [0; 256];
                     let (source, destination) = view.ports;
-                    let length = last.write(&mut out, (destination, source), &label);
+                    let addresses = Some((view.ends.to, view.ends.from));
+                    let flow = Tuple { addresses, ports: (destination, source) };
+                    let length = last.write(&mut out, flow, &label);
                     answers.push((out, length));
                 }
             }

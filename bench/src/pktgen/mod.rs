@@ -15,7 +15,7 @@
 //! | Module | Job |
 //! |---|---|
 //! | [`arguments`], [`plan`] | the command line, and what is asked by it |
-//! | [`size`], [`flows`], [`schedule`] | how large, on which ports, when |
+//! | [`size`], [`addresses`], [`flows`], [`schedule`] | how large, between whom, when |
 //! | [`label`] | what a frame carries to be counted |
 //! | [`frame`], [`checksum`], [`replay`] | frames made, or taken from a capture |
 //! | [`view`] | frames read; total over any bytes |
@@ -24,6 +24,7 @@
 //! | [`idle`] | waiting told apart from work |
 //! | [`report`] | the result |
 
+pub mod addresses;
 pub mod answer;
 pub mod arguments;
 pub mod checksum;
@@ -54,7 +55,6 @@ use crate::place::{self, Place};
 use crate::rings::{self, Backend, Match, Role, next_hop};
 use establish::Client;
 use flows::Ports;
-use frame::Layout;
 use generate::{Frames, Manner, Sent};
 use label::Step;
 use plan::{Pace, Stop};
@@ -128,8 +128,9 @@ fn send(
     place.enter()?;
     place::pin(plan.pin.0)?;
     let device = plan.device.as_str();
-    let (from_mac, to_mac) = next_hop::addresses(device, plan.from, plan.to, plan.next_hop)?;
-    let ends = Ends { from_mac, to_mac, from: plan.from, to: plan.to };
+    let (from_mac, to_mac) =
+        next_hop::addresses(device, plan.from, plan.to.first(), plan.next_hop)?;
+    let ends = Ends { from_mac, to_mac, from: plan.from.first(), to: plan.to.first() };
     let mut rings = rings::open(device, Role::Generator, ours(plan).reversed(), Some(backend))?;
     let mut client = Client {
         rings: rings.as_mut(),
@@ -138,8 +139,7 @@ fn send(
         flows: plan.flow_space(),
         run,
     };
-    let least = Layout::new(plan.from.is_ipv6(), plan.protocol).least_frame();
-    let sizes = plan.sizes.at_least(least);
+    let sizes = plan.sizes.at_least(plan.least_frame());
     let (frames, skipped, mean_size) = match &plan.pcap {
         Some(path) => {
             let replay = replay::read(path, ends)?;
@@ -268,6 +268,8 @@ fn report(plan: &Plan, generated: &Generated, found: &Findings) -> Report {
         },
         io: generated.backend,
         frame_bytes: generated.mean_size,
+        sources: plan.from.count(),
+        destinations: plan.to.count(),
         flows: if plan.pcap.is_some() { 0 } else { u64::from(plan.flows) },
         new_flows: sent.new_flows,
         handshakes: sent.handshakes,

@@ -1,12 +1,12 @@
 //! What the generator is to send, checked as a whole.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
+use super::addresses::Addresses;
 use super::flows::{Flows, Ports};
 use super::frame::Layout;
 use super::size::Sizes;
@@ -100,10 +100,10 @@ pub struct Plan {
     pub device: String,
     /// The server's device.
     pub peer_device: String,
-    /// The client's address.
-    pub from: IpAddr,
-    /// The address to send to, of the same family.
-    pub to: IpAddr,
+    /// The addresses to send from.
+    pub from: Addresses,
+    /// The addresses to send to, of the same family.
+    pub to: Addresses,
     /// Hardware address of the next hop; `None`: the one that the kernel uses.
     pub next_hop: Option<[u8; 6]>,
     /// Sizes of the frames, in turn.
@@ -139,7 +139,17 @@ pub struct Plan {
 impl Plan {
     /// The flows of this plan.
     pub fn flow_space(&self) -> Flows {
-        Flows::new(self.sport, self.dport, self.flows)
+        Flows::new((self.from, self.to), (self.sport, self.dport), self.flows)
+    }
+
+    /// Whether it is IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        self.from.first().is_ipv6()
+    }
+
+    /// The least size of its frames, FCS included.
+    pub fn least_frame(&self) -> usize {
+        Layout::new(self.is_ipv6(), self.protocol).least_frame()
     }
 
     /// Refuses what contradicts itself.
@@ -148,25 +158,30 @@ impl Plan {
     /// In words, naming the option.
     #[expect(clippy::cast_precision_loss, reason = "limits far below 2^53")]
     pub fn check(&self) -> Result<(), String> {
-        if self.from.is_ipv4() != self.to.is_ipv4() {
+        if self.from.first().is_ipv4() != self.to.first().is_ipv4() {
             return Err(format!("--from {} and --to {} are of two families", self.from, self.to));
         }
-        let least = Layout::new(self.from.is_ipv6(), self.protocol).least_frame();
+        let least = self.least_frame();
         if self.pcap.is_none() && self.sizes.least() < least && !self.sizes.is_mix() {
             return Err(format!(
                 "--size: a frame of this protocol and family needs {least} bytes to carry number and time"
             ));
         }
+        if self.pcap.is_some() && (self.from.count() > 1 || self.to.count() > 1) {
+            return Err(
+                "--pcap: all frames go from one address to one; a range has no place".to_owned()
+            );
+        }
         let room = self.flow_space().room();
         if u64::from(self.flows) > room {
             return Err(format!(
-                "--flows {}: --sport and --dport make only {room} flows; widen them",
+                "--flows {}: --sport, --dport and the addresses make only {room} flows; widen them",
                 self.flows
             ));
         }
         if self.new_flows > 0.0 && u64::from(self.flows) == room {
             return Err(
-                "--new-flows: --flows uses up every pair of ports; widen --sport or --dport"
+                "--new-flows: --flows uses up all addresses and ports; widen --sport or --dport"
                     .to_owned(),
             );
         }

@@ -48,6 +48,10 @@ pub struct Report {
     pub io: Backend,
     /// Mean size of a frame, FCS included.
     pub frame_bytes: f64,
+    /// Addresses to send from.
+    pub sources: u32,
+    /// Addresses to send to.
+    pub destinations: u32,
     /// Flows that were established before measuring.
     pub flows: u64,
     /// Flows begun while measuring.
@@ -115,7 +119,13 @@ impl Report {
         row("duplicated", self.duplicated.to_string());
         row("reordered", self.reordered.to_string());
         row("foreign", self.foreign.to_string());
-        row("flows", format!("{} established, {} new", self.flows, self.new_flows));
+        let addresses = match (self.sources, self.destinations) {
+            (1, 1) => String::new(),
+            (sources, destinations) => {
+                format!(", {sources} sources to {destinations} destinations")
+            }
+        };
+        row("flows", format!("{} established, {} new{addresses}", self.flows, self.new_flows));
         if self.handshakes > 0 {
             row("handshakes", format!("{} completed, {}", self.handshakes, self.handshake_ns));
         }

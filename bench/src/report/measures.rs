@@ -35,6 +35,7 @@ pub fn all() -> Vec<Measure> {
             ("p90", "p90", false),
             ("p99", "p99", true),
             ("p999", "p99.9", false),
+            ("p9999", "p99.99", true),
         ] {
             all.push(measure(&id(name), &title(words), "µs", main));
         }
@@ -62,7 +63,7 @@ mod tests {
         let all = super::all();
         let ids: HashSet<_> = all.iter().map(|measure| measure.id.as_str()).collect();
         assert_eq!(ids.len(), all.len());
-        for id in ["cpu", "ndr", "pdr", "latency-90-p999", "tcp-8", "rr-spin-p99", "connect"] {
+        for id in ["cpu", "ndr", "pdr", "latency-90-p9999", "tcp-8", "rr-spin-p99", "connect"] {
             assert!(ids.contains(id), "{id}");
         }
     }

@@ -28,6 +28,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::latency::ENOUGH;
 use crate::run::contender::Contender;
 use crate::run::scenario::Scenario;
 use crate::stats::Summary;
@@ -173,11 +174,16 @@ impl Report {
     }
 }
 
-/// Where latencies are not at parts of the rate without loss, and where the sink, not the path,
-/// bounds a rate.
+/// Where latencies are not at parts of the rate without loss, where there were too few frames
+/// for a percentile, and where the sink, not the path, bounds a rate.
 fn notes(samples: &[Sample]) -> Vec<String> {
     let mut notes = BTreeSet::new();
+    let mut too_few: BTreeMap<(Scenario, u64), BTreeSet<Contender>> = BTreeMap::new();
     for sample in samples {
+        let parts = sample.detail["too_few_for_p9999"].as_array().into_iter().flatten();
+        for part in parts.filter_map(Value::as_u64) {
+            too_few.entry((sample.scenario, part)).or_default().insert(sample.contender);
+        }
         let (scenario, who) = (sample.scenario, sample.contender.name());
         if sample.detail["latency_base"] == "pdr" {
             let round = sample.round;
@@ -197,6 +203,14 @@ fn notes(samples: &[Sample]) -> Vec<String> {
             ));
         }
     }
+    notes.extend(too_few.into_iter().map(|((scenario, part), contenders)| {
+        let names: Vec<&str> = contenders.into_iter().map(Contender::name).collect();
+        format!(
+            "{scenario}, latency at {part} %: fewer than {ENOUGH} frames in a round tell no p99.99 \
+             ({})",
+            names.join(", ")
+        )
+    }));
     notes.into_iter().collect()
 }
 
@@ -279,11 +293,14 @@ mod tests {
     fn what_bounds_a_value_is_noted() {
         let mut lines = good();
         let mut sample = proven(3, "64b-1r-1f", "pdr", Contender::Weir, 1.0);
-        sample.detail = json!({"latency_base": "pdr", "trials": [{"sink_dropped": 5}]});
+        sample.detail = json!({"latency_base": "pdr", "trials": [{"sink_dropped": 5}],
+            "too_few_for_p9999": [10]});
         lines.push(Line::Sample(Box::new(sample)));
         let notes = read(&lines).notes;
-        assert_eq!(notes.len(), 2, "{notes:?}");
-        assert!(notes.iter().all(|note| note.starts_with("64b-1r-1f, weir, round 3: ")));
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert!(notes[1..].iter().all(|note| note.starts_with("64b-1r-1f, weir, round 3: ")));
+        assert!(notes[0].starts_with("64b-1r-1f, latency at 10 %: fewer than 10000 frames"));
+        assert!(notes[0].ends_with("(weir)"), "{notes:?}");
     }
 
     fn lines() -> String {

@@ -93,7 +93,8 @@ fn ratios(report: &Report, name: &str, title: &str, measures: &[&str]) -> Result
 }
 
 fn latencies(report: &Report) -> Result<Vec<Picture>> {
-    let percentiles = [("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p999", "p99.9")];
+    let percentiles =
+        [("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p999", "p99.9"), ("p9999", "p99.99")];
     let mut pictures = Vec::new();
     for scenario in report.values.scenarios() {
         let mut series = Series::new();

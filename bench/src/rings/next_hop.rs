@@ -5,12 +5,13 @@
 //! either family are the kernel's own business.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::packet_socket::{PacketSocket, Use};
+use crate::pktgen::addresses::Addresses;
 use crate::pktgen::view::View;
 
 /// The discard service (RFC 863): nobody answers.
@@ -20,13 +21,15 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// Own and next hop's hardware address for frames from `from` to `to` through `device`, in the
-/// namespace of the calling thread. A `next_hop` that is given is not questioned.
+/// namespace of the calling thread. A `next_hop` that is given is not questioned. A range may be
+/// routed to the client instead of being its own: then its kernel sends from whatever address it
+/// takes for the way to `to`.
 ///
 /// # Errors
 /// When the device has no Ethernet address, or no frame leaves it.
 pub fn addresses(
     device: &str,
-    from: IpAddr,
+    from: Addresses,
     to: IpAddr,
     next_hop: Option<[u8; 6]>,
 ) -> Result<([u8; 6], [u8; 6])> {
@@ -37,11 +40,21 @@ pub fn addresses(
     if let Some(next_hop) = next_hop {
         return Ok((own, next_hop));
     }
-    let socket = UdpSocket::bind(SocketAddr::new(from, 0))
+    let any = if to.is_ipv4() {
+        IpAddr::from(Ipv4Addr::UNSPECIFIED)
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = UdpSocket::bind(SocketAddr::new(from.first(), 0))
+        .or_else(|why| match from.count() {
+            1 => Err(why),
+            _ => UdpSocket::bind(SocketAddr::new(any, 0)),
+        })
         .with_context(|| format!("{from} is no address of the client"))?;
     socket
         .connect(SocketAddr::new(to, DISCARD))
         .with_context(|| format!("the client has no route to {to}"))?;
+    let from = socket.local_addr()?.ip();
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         match socket.send(&[0; 12]) {

@@ -200,10 +200,11 @@ impl Loads<'_> {
                 anyhow::bail!("no rate at a loss of at most 0.1 % within {} trials", found.trials)
             }
         };
-        let mut at_parts = Vec::new();
+        let (mut at_parts, mut too_few) = (Vec::new(), Vec::new());
         for part in LATENCY_AT {
             let offered = rate * f64::from(part) / 100.0;
-            let report = self.pktgen(Rate::Pps(offered), effort.latency, effort.warm_up)?;
+            let report =
+                self.pktgen(Rate::Pps(offered), effort.latency_at(offered), effort.warm_up)?;
             packets += number(&report, "received")?;
             let sent = Sent::read(&report)?;
             at_parts.push(sent.detail());
@@ -211,14 +212,15 @@ impl Loads<'_> {
                 missing.push((format!("latency-{part}"), why));
                 continue;
             }
-            for percentile in ["p50", "p90", "p99", "p999"] {
-                let ns = number(&report["latency_ns"], percentile)?;
-                values.insert(format!("latency-{part}-{percentile}"), ns / 1e3);
+            let found = percentiles(&report["latency_ns"], part)?;
+            if !found.contains_key(&format!("latency-{part}-p9999")) {
+                too_few.push(part);
             }
+            values.extend(found);
             values.insert(format!("cpu-at-{part}"), number(&report["cpu"], "ns_per_packet")?);
         }
         let detail = json!({"trials": trials, "latency_base": base, "latency": at_parts,
-            "io": self.io});
+            "too_few_for_p9999": too_few, "io": self.io});
         Ok(Outcome { values, packets, flows: 0.0, detail, missing })
     }
 
@@ -338,6 +340,20 @@ pub fn probe(lab: &Lab, program: &Path) -> Result<String> {
     Ok(report["io"].as_str().context("pktgen does not say how it reached the device")?.to_owned())
 }
 
+/// The percentiles of a latency in µs, by the measure's name; none of those for which there were
+/// too few frames, which the generator leaves empty.
+fn percentiles(latency: &Value, part: u32) -> Result<BTreeMap<String, f64>> {
+    let mut found = BTreeMap::new();
+    for percentile in ["p50", "p90", "p99", "p999", "p9999"] {
+        if latency[percentile] != Value::Null {
+            let ns = number(latency, percentile)?;
+            found.insert(format!("latency-{part}-{percentile}"), ns / 1e3);
+        }
+    }
+    ensure!(found.len() >= 2, "no percentiles in {latency}");
+    Ok(found)
+}
+
 /// What became of the frames of one trial.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
@@ -412,6 +428,17 @@ mod tests {
         let why = lossy.check(1000.0).unwrap_err();
         assert!(why.contains("11 of 10000 packets lost, 3 by the sink"), "{why}");
         assert!(Sent { sent: 0.0, ..sent }.check(1000.0).is_err());
+    }
+
+    #[test]
+    fn a_percentile_for_which_there_were_too_few_frames_is_left_out() {
+        let mut latency =
+            json!({"p50": 1000, "p90": 2000, "p99": 3000, "p999": 4500, "p9999": null});
+        let found = percentiles(&latency, 10).unwrap();
+        assert_eq!((found.len(), found["latency-10-p999"]), (4, 4.5));
+        latency["p9999"] = 5000.into();
+        assert_eq!(percentiles(&latency, 10).unwrap()["latency-10-p9999"], 5.0);
+        assert!(percentiles(&json!({}), 10).is_err());
     }
 
     #[test]

@@ -21,6 +21,11 @@ pub const MAX_RULES: u32 = 60_000;
 /// The most flows.
 pub const MAX_FLOWS: u32 = 2_000_000;
 
+/// What there is, for whoever names something else.
+const GRAMMAR: &str = "There are SIZE-RULES-FLOWS and apps-RULES. SIZE: 64b to 1518b, imix; \
+     RULES: 1r to 60kr; FLOWS: 1f to 2mf, new, first. E.g. 64b-1000r-10kf, 64b-100r-new, \
+     imix-1r-1f, apps-1000r";
+
 /// One cell of the grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -115,11 +120,7 @@ impl FromStr for Scenario {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let wrong = |what: &str| {
-            format!(
-                "{name:?} is no scenario: {what}; e.g. 64b-1000r-10kf, 64b-100r-new, apps-1000r"
-            )
-        };
+        let wrong = |what: &str| format!("{name:?} is no scenario: {what}. {GRAMMAR}");
         let parts: Vec<&str> = name.split('-').collect();
         let rules = |text: &str| {
             counted(text, "r")
@@ -152,7 +153,7 @@ impl FromStr for Scenario {
                 };
                 Ok(Self { rules: rules(count)?, load: Load::Packets { size, flows } })
             }
-            _ => Err(wrong("it is SIZE-RULES-FLOWS or apps-RULES")),
+            _ => Err(wrong("it has other parts")),
         }
     }
 }
@@ -223,8 +224,8 @@ mod tests {
             ("64b-1r-3mf", "flows are"),
             ("64b-1r-99999999999f", "flows are"),
             ("64b-1r-9999999mf", "flows are"),
-            ("64b-1r", "SIZE-RULES-FLOWS"),
-            ("", "SIZE-RULES-FLOWS"),
+            ("64b-1r", "other parts"),
+            ("", "other parts"),
         ] {
             let error = name.parse::<Scenario>().unwrap_err();
             assert!(error.contains(reason), "{name}: {error}");

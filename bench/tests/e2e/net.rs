@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -35,10 +36,18 @@ pub enum Family {
 
 impl Family {
     /// The address of a place's pod: 1 is the client, 2 the server.
-    fn address(self, pod: u8, host: u8) -> String {
+    pub fn address(self, pod: u8, host: u8) -> String {
         match self {
             Self::V4 => format!("198.18.{pod}.{host}"),
             Self::V6 => format!("fd00:18:{pod}::{host}"),
+        }
+    }
+
+    /// As `ip` wants it.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::V4 => "-4",
+            Self::V6 => "-6",
         }
     }
 }
@@ -47,13 +56,46 @@ impl Family {
 #[derive(Debug)]
 pub struct Net {
     prefix: String,
+    /// The number of the server's subnet: the client's own where nothing routes.
+    server: u8,
 }
 
 impl Net {
     /// Pods `client` and `server`, each with a device eth0, and a router whose devices are
     /// called as the pods.
     pub fn new() -> Self {
-        let net = Self { prefix: format!("wb{}", std::process::id()) };
+        let net = Self::pods(2);
+        net.sysctl("router", "net.ipv4.ip_forward=1");
+        net.sysctl("router", "net.ipv6.conf.all.forwarding=1");
+        for (pod, name) in [(1, "client"), (2, "server")] {
+            for family in [Family::V4, Family::V6] {
+                net.own("router", name, family, &family.address(pod, 1));
+                let router = family.address(pod, 1);
+                net.run(name, "ip", &[family.flag(), "route", "add", "default", "via", &router]);
+            }
+        }
+        net
+    }
+
+    /// The same pods in one subnet, who know each other's hardware addresses; their devices
+    /// lead to a place in which nobody forwards anything.
+    pub fn unwired() -> Self {
+        let net = Self::pods(1);
+        net.sysctl("router", "net.ipv4.ip_forward=0");
+        for (name, other, host) in [("client", "server", 3), ("server", "client", 2)] {
+            let mac = net.run(other, "cat", &["/sys/class/net/eth0/address"]);
+            for family in [Family::V4, Family::V6] {
+                let address = family.address(1, host);
+                let words = ["neigh", "add", &address, "lladdr", mac.trim(), "dev", "eth0"];
+                net.run(name, "ip", &words);
+            }
+        }
+        net
+    }
+
+    /// The pods alone; `server` is the number of the server's subnet.
+    fn pods(server: u8) -> Self {
+        let net = Self { prefix: format!("wb{}", std::process::id()), server };
         for place in ["client", "server", "router"] {
             ip(&["netns", "add", &net.name(place)]);
             net.run(place, "ip", &["link", "set", "lo", "up"]);
@@ -62,28 +104,35 @@ impl Net {
                 net.sysctl(place, &format!("net.ipv6.conf.{what}.accept_dad=0"));
             }
         }
-        net.sysctl("router", "net.ipv4.ip_forward=1");
-        net.sysctl("router", "net.ipv6.conf.all.forwarding=1");
-        for (pod, name) in [(1, "client"), (2, "server")] {
+        for name in ["client", "server"] {
             let there = net.name(name);
             let pair =
                 ["link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", &there];
             net.run("router", "ip", &pair);
             net.run("router", "ip", &["link", "set", name, "up"]);
             net.run(name, "ip", &["link", "set", "eth0", "up"]);
-            for (family, length) in [(Family::V4, 24), (Family::V6, 64)] {
-                for (place, device, host) in [("router", name, 1), (name, "eth0", 2)] {
-                    let address = format!("{}/{length}", family.address(pod, host));
-                    let mut words = vec!["addr", "add", &address, "dev", device];
-                    words.extend((family == Family::V6).then_some("nodad"));
-                    net.run(place, "ip", &words);
-                }
-                let flag = if family == Family::V4 { "-4" } else { "-6" };
-                let router = family.address(pod, 1);
-                net.run(name, "ip", &[flag, "route", "add", "default", "via", &router]);
+            for family in [Family::V4, Family::V6] {
+                net.own(name, "eth0", family, &net.address(family, name));
             }
         }
         net
+    }
+
+    /// The address of a pod.
+    pub fn address(&self, family: Family, pod: &str) -> String {
+        match (pod, self.server) {
+            ("client", _) => family.address(1, 2),
+            (_, 1) => family.address(1, 3),
+            (_, server) => family.address(server, 2),
+        }
+    }
+
+    /// Gives a device an address.
+    pub fn own(&self, place: &str, device: &str, family: Family, address: &str) {
+        let address = format!("{address}/{}", if family == Family::V4 { 24 } else { 64 });
+        let mut words = vec!["addr", "add", &address, "dev", device];
+        words.extend((family == Family::V6).then_some("nodad"));
+        self.run(place, "ip", &words);
     }
 
     /// Runs a program in a place, to its end.
@@ -107,10 +156,16 @@ impl Net {
 
     /// Starts the generator from client to server.
     pub fn start(&self, family: Family, options: &str) -> Child {
+        let ends = (self.address(family, "client"), self.address(family, "server"));
+        self.start_between((&ends.0, &ends.1), options)
+    }
+
+    /// The same between other addresses.
+    pub fn start_between(&self, (from, to): (&str, &str), options: &str) -> Child {
         Command::new(env!("CARGO_BIN_EXE_weir-bench"))
             .args(["pktgen", "-o", "json", "--client", &self.name("client")])
             .args(["--server", &self.name("server")])
-            .args(["--from", &family.address(1, 2), "--to", &family.address(2, 2)])
+            .args(["--from", from, "--to", to])
             .args(options.split_whitespace())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -150,6 +205,11 @@ impl Net {
         let json: Value = serde_json::from_str(&json).unwrap();
         let found = json["nftables"].as_array().unwrap().iter().find_map(|o| o.get("counter"));
         found.unwrap()["packets"].as_u64().unwrap()
+    }
+
+    /// A place's namespace, as the file that `ip netns` keeps.
+    pub fn path(&self, place: &str) -> PathBuf {
+        PathBuf::from("/run/netns").join(self.name(place))
     }
 
     fn name(&self, place: &str) -> String {

@@ -85,23 +85,6 @@ fn what_is_repeated_on_the_way_is_counted_as_repeated() {
     assert_found(&found, 1000, 0, 100);
 }
 
-/// Where the kernel has netem; elsewhere the sink's unit tests stand alone.
-#[test]
-fn what_is_overtaken_on_the_way_is_counted_as_reordered() {
-    let Some(_turn) = turn() else { return };
-    let net = Net::new();
-    let words = "qdisc add dev server root netem delay 20ms reorder 25% 50%";
-    let words: Vec<&str> = words.split(' ').collect();
-    if let Err(why) = net.attempt("router", "tc", &words) {
-        say(format!("SKIPPED: no netem in this kernel ({why})"));
-        return;
-    }
-    let found = net.pktgen(Family::V4, "--rate 2000 --count 1000");
-    assert_eq!((&found["lost"], &found["duplicated"]), (&0.into(), &0.into()), "{found}");
-    assert!(found["reordered"].as_u64().unwrap() > 50, "{found}");
-    assert!(found["latency_ns"]["p50"].as_u64().unwrap() > 10_000_000, "{found}");
-}
-
 /// Half as fast a path as is sent into: the last frame waits for all before it.
 #[test]
 fn waiting_in_a_queue_on_the_way_is_latency() {
