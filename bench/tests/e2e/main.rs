@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod kernel;
 mod net;
 mod pktgen;
 mod ranges;
