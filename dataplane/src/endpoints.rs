@@ -204,6 +204,8 @@ pub struct Owner {
 struct Owners {
     /// Their number is a power of two, or none.
     places: Vec<Option<Owner>>,
+    /// What leaves as many bits of a word as there are places.
+    shift: u32,
     held: usize,
 }
 
@@ -216,7 +218,7 @@ impl Owners {
         // its factors have a say.
         let (high, low) = address.to_words();
         let product = (low ^ high.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        product.checked_shr(u64::BITS - self.places.len().trailing_zeros()).unwrap_or(0) as usize
+        product.wrapping_shr(self.shift) as usize
     }
 
     #[inline]
@@ -237,6 +239,7 @@ impl Owners {
     fn insert(&mut self, owner: Owner) {
         if (self.held + 1) * 4 > self.places.len() {
             let places = (self.places.len() * 2).max(16);
+            self.shift = u64::BITS - places.trailing_zeros();
             let old = std::mem::replace(&mut self.places, vec![None; places]);
             old.into_iter().flatten().for_each(|owner| self.place(owner));
         }

@@ -239,21 +239,23 @@ impl Shim {
         Ok(())
     }
 
-    /// The same with the shim that the frame has, but for its flags.
+    /// The same with the shim that the frame has, but for [`ShimFlags::COVERS_BOTH`]. Does not
+    /// look whether it is one: for frames whose shim has been read before.
     ///
     /// # Errors
     /// As [`Shim::accept_in_place`].
     #[inline]
-    pub fn accept_as_it_is(frame: &mut [u8], flags: ShimFlags) -> Result<(), ShimError> {
+    pub fn accept_as_it_is(frame: &mut [u8], covers_both: bool) -> Result<(), ShimError> {
         let len = frame.len();
         let Some(head) = frame.first_chunk_mut::<HEAD_LEN>() else {
             return Err(ShimError::TooShort { len });
         };
-        let [shim @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _] = *head;
-        let mut shim: [u8; SHIM_LEN] = shim;
-        shim[AT_FLAGS] = flags.0;
-        head.copy_within(SHIM_LEN..HEAD_LEN, 0);
-        head[ETHERNET_LEN..].copy_from_slice(&shim);
+        let mut before = *head;
+        let flags = ShimFlags(before[AT_FLAGS]);
+        before[AT_FLAGS] = flags.with(ShimFlags::COVERS_BOTH, covers_both).0;
+        let (shim, ethernet) = before.split_at(SHIM_LEN);
+        head[..ETHERNET_LEN].copy_from_slice(ethernet);
+        head[ETHERNET_LEN..].copy_from_slice(shim);
         Ok(())
     }
 
@@ -322,9 +324,11 @@ mod tests {
             let length = frame.len();
             prop_assert_eq!(Shim::of_punted(&frame), Ok(shim));
             let mut other = frame.clone();
-            Shim::accept_as_it_is(&mut other, answer.flags).unwrap();
+            let covers_both = answer.flags.contains(ShimFlags::COVERS_BOTH);
+            Shim::accept_as_it_is(&mut other, covers_both).unwrap();
             let mut same = frame.clone();
-            Shim { flags: answer.flags, ..shim }.accept_in_place(&mut same).unwrap();
+            let flags = shim.flags.with(ShimFlags::COVERS_BOTH, covers_both);
+            Shim { flags, ..shim }.accept_in_place(&mut same).unwrap();
             prop_assert_eq!(other, same);
             answer.accept_in_place(&mut frame).unwrap();
             prop_assert_eq!(frame.len(), length);

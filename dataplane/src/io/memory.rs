@@ -5,7 +5,6 @@
 //! be repeated. Buffers are recycled; in a steady state nothing is allocated.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -50,13 +49,60 @@ impl Dice {
     }
 }
 
+/// A queue of frames in buffers that stay where they are, as in the rings of a device: what
+/// a place held before serves the next frame there.
+#[derive(Debug)]
+struct Ring {
+    places: Vec<Vec<u8>>,
+    /// The oldest frame's place.
+    head: usize,
+    frames: usize,
+}
+
+impl Ring {
+    fn new(capacity: usize) -> Self {
+        Self { places: vec![Vec::new(); capacity], head: 0, frames: 0 }
+    }
+
+    /// The place of the frame behind `ahead` others.
+    #[inline]
+    fn place(&self, ahead: usize) -> usize {
+        let place = self.head + ahead;
+        if place < self.places.len() { place } else { place - self.places.len() }
+    }
+
+    /// Takes one more frame: the buffer for it, `None` if the queue is full.
+    #[inline]
+    fn claim(&mut self) -> Option<&mut Vec<u8>> {
+        if self.frames == self.places.len() {
+            return None;
+        }
+        let place = self.place(self.frames);
+        self.frames += 1;
+        self.places.get_mut(place)
+    }
+
+    /// The `count` oldest frames, in up to two rows.
+    #[inline]
+    fn oldest(&mut self, count: usize) -> [&mut [Vec<u8>]; 2] {
+        let (before, from) = self.places.split_at_mut(self.head);
+        let first = count.min(from.len());
+        [&mut from[..first], &mut before[..count - first]]
+    }
+
+    /// Forgets the `count` oldest frames.
+    #[inline]
+    fn release(&mut self, count: usize) {
+        self.head = self.place(count);
+        self.frames -= count;
+    }
+}
+
 /// Two queues of frames.
 #[derive(Debug)]
 pub struct MemoryIo {
-    rx: VecDeque<Vec<u8>>,
-    tx: VecDeque<Vec<u8>>,
-    spare: Vec<Vec<u8>>,
-    capacity: usize,
+    rx: Ring,
+    tx: Ring,
     faults: Faults,
     dice: Dice,
     stats: IoStats,
@@ -71,10 +117,8 @@ impl MemoryIo {
     /// The same behind a faulty wire.
     pub fn with_faults(capacity: usize, faults: Faults) -> Self {
         Self {
-            rx: VecDeque::new(),
-            tx: VecDeque::new(),
-            spare: Vec::new(),
-            capacity,
+            rx: Ring::new(capacity),
+            tx: Ring::new(capacity),
             faults,
             dice: Dice(faults.seed),
             stats: IoStats::default(),
@@ -100,84 +144,89 @@ impl MemoryIo {
     }
 
     fn enqueue(&mut self, frame: &[u8]) {
-        if self.rx.len() >= self.capacity {
-            self.stats.rx_ring_full += 1;
-            return;
-        }
-        let mut buffer = self.spare.pop().unwrap_or_default();
-        buffer.clear();
-        buffer.extend_from_slice(frame);
-        self.rx.push_back(buffer);
-    }
-
-    /// A frame goes out.
-    fn transmit(&mut self, data: Vec<u8>) {
-        if self.tx.len() >= self.capacity {
-            self.stats.tx_full += 1;
-            self.spare.push(data);
-        } else {
-            self.stats.tx_frames += 1;
-            self.stats.tx_bytes += data.len() as u64;
-            self.tx.push_back(data);
+        match self.rx.claim() {
+            Some(buffer) => {
+                buffer.clear();
+                buffer.extend_from_slice(frame);
+            }
+            None => self.stats.rx_ring_full += 1,
         }
     }
 
     /// Takes the oldest accepted frame.
     pub fn pop(&mut self) -> Option<Vec<u8>> {
-        self.tx.pop_front()
+        let frame = self.tx.oldest(self.tx.frames.min(1)).into_iter().flatten().next();
+        let frame = frame.map(std::mem::take)?;
+        self.tx.release(1);
+        Some(frame)
     }
 
-    /// Takes all accepted frames, unseen, and keeps their buffers. Returns how many.
+    /// Takes all accepted frames, unseen. Returns how many.
     pub fn forget_sent(&mut self) -> usize {
-        let sent = self.tx.len();
-        self.spare.extend(self.tx.drain(..));
+        let sent = self.tx.frames;
+        self.tx.release(sent);
         sent
     }
 
     /// Frames that wait to be received.
     pub fn waiting(&self) -> usize {
-        self.rx.len()
+        self.rx.frames
     }
 }
 
 impl PacketIo for MemoryIo {
     fn burst<F: FnMut(&mut [Frame<'_>])>(&mut self, mut f: F) -> io::Result<usize> {
-        let count = self.rx.len().min(BURST);
+        let Self { rx, tx, stats, .. } = self;
+        let count = rx.frames.min(BURST);
         if count == 0 {
             return Ok(0);
         }
         let mut accepted = [false; BURST];
         {
-            let mut frames: ArrayVec<Frame<'_>, BURST> =
-                self.rx.iter_mut().take(count).map(|data| Frame::new(data)).collect();
+            let mut frames: ArrayVec<Frame<'_>, BURST> = ArrayVec::new();
+            for row in rx.oldest(count) {
+                frames.extend(row.iter_mut().map(|data| Frame::new(data)));
+            }
             f(&mut frames);
             for (accepted, frame) in accepted.iter_mut().zip(&frames) {
                 *accepted = frame.accept;
             }
         }
-        self.stats.rx_frames += count as u64;
-        for (data, accepted) in self.rx.drain(..count).zip(accepted) {
-            self.stats.rx_bytes += data.len() as u64;
-            if !accepted {
-                self.spare.push(data);
-            } else if self.tx.len() >= self.capacity {
-                self.stats.tx_full += 1;
-                self.spare.push(data);
-            } else {
-                self.stats.tx_frames += 1;
-                self.stats.tx_bytes += data.len() as u64;
-                self.tx.push_back(data);
+        stats.rx_frames += count as u64;
+        let mut accepted = accepted.iter();
+        for row in rx.oldest(count) {
+            for (data, &accepted) in row.iter_mut().zip(&mut accepted) {
+                let length = data.len() as u64;
+                stats.rx_bytes += length;
+                if !accepted {
+                    continue;
+                }
+                // The frame goes, and leaves its place the buffer that it takes.
+                match tx.claim() {
+                    Some(buffer) => {
+                        std::mem::swap(buffer, data);
+                        stats.tx_frames += 1;
+                        stats.tx_bytes += length;
+                    }
+                    None => stats.tx_full += 1,
+                }
             }
         }
+        rx.release(count);
         Ok(count)
     }
 
     fn send<'f>(&mut self, frames: impl Iterator<Item = &'f [u8]>) -> io::Result<()> {
         for frame in frames {
-            let mut data = self.spare.pop().unwrap_or_default();
-            data.clear();
-            data.extend_from_slice(frame);
-            self.transmit(data);
+            match self.tx.claim() {
+                Some(buffer) => {
+                    buffer.clear();
+                    buffer.extend_from_slice(frame);
+                    self.stats.tx_frames += 1;
+                    self.stats.tx_bytes += frame.len() as u64;
+                }
+                None => self.stats.tx_full += 1,
+            }
         }
         Ok(())
     }
@@ -242,8 +291,9 @@ mod tests {
             (0..5).for_each(|_| io.push(&[1; 60]));
             io.burst(accept).unwrap();
             assert_eq!((io.forget_sent(), io.forget_sent()), (5, 0), "round {round}");
-            assert_eq!(io.spare.len(), 5, "round {round}");
         }
+        let buffers = io.rx.places.iter().chain(&io.tx.places).filter(|b| b.capacity() > 0);
+        assert_eq!(buffers.count(), 15, "as many as places that frames came to");
     }
 
     #[test]
@@ -266,7 +316,11 @@ mod tests {
             let faults = Faults { seed, drop: 100, duplicate: 100, truncate: 100 };
             let mut io = MemoryIo::with_faults(10_000, faults);
             (0..1000).for_each(|_| io.push(&[7; 20]));
-            (io.waiting(), io.stats.rx_dropped, io.rx.iter().filter(|f| f.len() < 20).count())
+            (
+                io.waiting(),
+                io.stats.rx_dropped,
+                io.rx.oldest(io.waiting()).into_iter().flatten().filter(|f| f.len() < 20).count(),
+            )
         };
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));

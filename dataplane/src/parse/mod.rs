@@ -29,7 +29,8 @@ mod tests;
 use thiserror::Error;
 use weir_table::addr::Address;
 
-pub use plain::{Plain, plain, plain_then};
+pub use plain::{Plain, plain};
+pub(crate) use plain::{Plainly, plain_v4, plain_v6};
 
 use crate::shim::ETHERNET_LEN;
 

@@ -37,23 +37,36 @@ pub struct Plain {
 /// Parses an Ethernet frame, shim already removed, if it is of the plain form.
 #[inline]
 pub fn plain(ethernet: &[u8]) -> Option<Plain> {
-    plain_then(ethernet, Some)
-}
-
-/// The same, and hands it on. The compiler makes two of `then`, so that it knows in each
-/// of which family the addresses are.
-#[inline(always)]
-pub fn plain_then<T>(ethernet: &[u8], then: impl Fn(Plain) -> Option<T>) -> Option<T> {
-    let (ethernet, l3) = ethernet.split_first_chunk::<ETHERNET_LEN>()?;
-    match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
-        ETHERTYPE_IPV4 => then(plain_v4(l3)?),
-        ETHERTYPE_IPV6 => then(plain_v6(l3)?),
-        _ => None,
+    match Plainly::of(ethernet)? {
+        Plainly::V4(l3) => plain_v4(l3),
+        Plainly::V6(l3) => plain_v6(l3),
     }
 }
 
+/// A frame by its EtherType: what follows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Plainly<'a> {
+    V4(&'a [u8]),
+    V6(&'a [u8]),
+}
+
+impl<'a> Plainly<'a> {
+    /// `None` for any other.
+    #[inline(always)]
+    pub fn of(ethernet: &'a [u8]) -> Option<Self> {
+        let (ethernet, l3) = ethernet.split_first_chunk::<ETHERNET_LEN>()?;
+        match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
+            ETHERTYPE_IPV4 => Some(Self::V4(l3)),
+            ETHERTYPE_IPV6 => Some(Self::V6(l3)),
+            _ => None,
+        }
+    }
+}
+
+/// [`plain`] for what follows an EtherType of IPv4. By itself, so that whoever goes on with it
+/// knows in the code of which family the addresses are.
 #[inline(always)]
-fn plain_v4(l3: &[u8]) -> Option<Plain> {
+pub(crate) fn plain_v4(l3: &[u8]) -> Option<Plain> {
     let (b, rest) = l3.split_first_chunk::<V4_HEAD>()?;
     let total = usize::from(u16::from_be_bytes([b[2], b[3]]));
     // More fragments, and the offset of this one.
@@ -67,8 +80,9 @@ fn plain_v4(l3: &[u8]) -> Option<Plain> {
     transport(src, dst, b[9], payload)
 }
 
+/// The same for IPv6.
 #[inline(always)]
-fn plain_v6(l3: &[u8]) -> Option<Plain> {
+pub(crate) fn plain_v6(l3: &[u8]) -> Option<Plain> {
     let (b, rest) = l3.split_first_chunk::<V6_HEAD>()?;
     if b[0] >> 4 != 6 {
         return None;

@@ -14,7 +14,8 @@ use weir_table::stamps::Stamps;
 use super::View;
 use crate::endpoints::{Endpoint, Endpoints, Owner};
 use crate::parse::{
-    self, Extent, FiveTuple, Fragment, FragmentId, Packet, ParseError, Plain, Transport,
+    self, Extent, FiveTuple, Fragment, FragmentId, Packet, ParseError, Plain, Plainly, TcpFlags,
+    Transport,
 };
 use crate::shim::{Direction, SHIM_LEN, Shim, ShimFlags};
 
@@ -36,17 +37,25 @@ pub(super) struct FlowPacket {
     pub direction: Direction,
     /// The device of each side that is an endpoint of this node, else 0.
     pub ifindex: [u32; 2],
-    /// TCP's flag byte, or what SCTP's first chunk would be in TCP; else 0.
-    pub tcp_flags: u8,
-    /// A SYN without ACK, an INIT: asks for a connection of its sender, whatever was before.
-    pub opens: bool,
-    /// A reset, an ABORT: ends connections, never begins one.
-    pub resets: bool,
+    /// TCP's flags, or what SCTP's first chunk would be in TCP; else none.
+    pub tcp_flags: TcpFlags,
     /// The steering program counted it in the entry of its flow.
     pub counted: bool,
 }
 
 impl FlowPacket {
+    /// A SYN without ACK, an INIT: asks for a connection of its sender, whatever was before.
+    #[inline]
+    pub const fn opens(&self) -> bool {
+        self.tcp_flags.opens()
+    }
+
+    /// A reset, an ABORT: ends connections, never begins one.
+    #[inline]
+    pub const fn resets(&self) -> bool {
+        self.tcp_flags.resets()
+    }
+
     /// Begins to load what [`FlowPacket::approach`] looks at.
     #[inline]
     pub fn warm<W: Words>(&self, flows: &FlowTable<W>) {
@@ -158,42 +167,51 @@ impl FragmentOf {
     }
 }
 
-/// The short way: a plain packet ([`parse::plain`]) between two ends of which neither is
-/// quarantined, at the hook of the one whose it is. `None`: whatever else it is,
+/// The short way: hands on a plain packet ([`parse::plain`]) between two ends of which neither
+/// is quarantined, at the hook of the one whose it is. `None`: whatever else it is,
 /// [`admit`] says what.
 #[inline(always)]
 pub(super) fn admit_plain<B, W: Words>(
     shim: &Shim,
     frame: &[u8],
     view: &View<'_, B, W>,
+    then: impl FnOnce(FlowPacket),
+) -> Option<()> {
+    // All of the rest once for each family: which it is shows in a third of the steps.
+    let packet = match Plainly::of(frame.get(SHIM_LEN..)?)? {
+        Plainly::V4(l3) => of_plain(&parse::plain_v4(l3)?, shim, view),
+        Plainly::V6(l3) => of_plain(&parse::plain_v6(l3)?, shim, view),
+    };
+    then(packet?);
+    Some(())
+}
+
+/// A plain packet at its hook.
+#[inline(always)]
+fn of_plain<B, W: Words>(
+    &Plain { src, dst, protocol, sport, dport, flags }: &Plain,
+    shim: &Shim,
+    view: &View<'_, B, W>,
 ) -> Option<FlowPacket> {
-    parse::plain_then(frame.get(SHIM_LEN..)?, |plain| {
-        let Plain { src, dst, protocol, sport, dport, flags } = plain;
-        let [from, to] = [src, dst].map(|address| view.endpoints.owner(address));
-        let own = match shim.direction {
-            Direction::FromPod => from?,
-            Direction::ToPod => to?,
-        };
-        let quarantined = |owner: &Owner| owner.quarantined;
-        if own.ifindex != shim.ifindex
-            || from.is_some_and(quarantined)
-            || to.is_some_and(quarantined)
-        {
-            return None;
-        }
-        let [from, to] = [from, to].map(|owner| owner.map_or(0, |owner| owner.ifindex));
-        let (key, sender) = FlowKey::new((src, sport), (dst, dport), protocol);
-        Some(FlowPacket {
-            key,
-            hash: view.flows.hash(&key),
-            sender,
-            direction: shim.direction,
-            ifindex: if sender == Side::Lo { [from, to] } else { [to, from] },
-            tcp_flags: flags.0,
-            opens: flags.opens(),
-            resets: flags.resets(),
-            counted: shim.flags.contains(ShimFlags::COUNTED),
-        })
+    let [from, to] = [src, dst].map(|address| view.endpoints.owner(address));
+    let own = match shim.direction {
+        Direction::FromPod => from?,
+        Direction::ToPod => to?,
+    };
+    let quarantined = |owner: &Owner| owner.quarantined;
+    if own.ifindex != shim.ifindex || from.is_some_and(quarantined) || to.is_some_and(quarantined) {
+        return None;
+    }
+    let [from, to] = [from, to].map(|owner| owner.map_or(0, |owner| owner.ifindex));
+    let (key, sender) = FlowKey::new((src, sport), (dst, dport), protocol);
+    Some(FlowPacket {
+        key,
+        hash: view.flows.hash(&key),
+        sender,
+        direction: shim.direction,
+        ifindex: if sender == Side::Lo { [from, to] } else { [to, from] },
+        tcp_flags: flags,
+        counted: shim.flags.contains(ShimFlags::COUNTED),
     })
 }
 
@@ -264,9 +282,7 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
         }
         let mut flow = self.flow_packet(&packet.tuple)?;
         if let Transport::Tcp(flags) | Transport::Sctp(flags) = packet.transport {
-            flow.tcp_flags = flags.0;
-            flow.opens = flags.opens();
-            flow.resets = flags.resets();
+            flow.tcp_flags = flags;
         }
         Ok(Crossing::Flow(flow, first_fragment_of(packet)))
     }
@@ -291,9 +307,7 @@ impl<B, W: Words> Hook<'_, '_, B, W> {
             sender,
             direction: self.direction,
             ifindex,
-            tcp_flags: 0,
-            opens: false,
-            resets: false,
+            tcp_flags: TcpFlags(0),
             counted: self.counted,
         })
     }

@@ -94,8 +94,8 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     #[inline(always)]
     pub fn follow(&self, packet: &FlowPacket) -> Outcome {
         let &FlowPacket { ref key, hash, sender: side, tcp_flags, ifindex, .. } = packet;
-        let seeing = Seeing { side, tcp_flags, ifindex, now: self.now };
-        if !packet.opens
+        let seeing = Seeing { side, tcp_flags: tcp_flags.0, ifindex, now: self.now };
+        if !packet.opens()
             && let Some((entry, cut)) = self.flows.hit(key, hash, &seeing, self.stamps)
         {
             self.offload.keep_order(entry, packet);
@@ -123,7 +123,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
                 self.flows.delete(entry);
                 self.open(packet)
             }
-            _ if packet.opens && !is_repetition(&flow, packet.sender) => self.open(packet),
+            _ if packet.opens() && !is_repetition(&flow, packet.sender) => self.open(packet),
             Standing::Current => {
                 self.hits.set(self.hits.get() + 1);
                 self.note(entry, packet);
@@ -142,7 +142,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     /// Notes a packet at its flow. If that was judged again just now, at what it is since: a
     /// FIN that has arrived is not sent twice.
     fn note(&self, entry: FlowRef, packet: &FlowPacket) {
-        let touch = |entry| self.flows.touch(entry, packet.sender, packet.tcp_flags, self.now);
+        let touch = |entry| self.flows.touch(entry, packet.sender, packet.tcp_flags.0, self.now);
         if !touch(entry)
             && let Ok(Some((entry, _))) = self.flows.lookup(&packet.key, packet.hash)
         {
@@ -220,7 +220,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         let connection = judge::connection(&packet.key, initiator);
         let stamps = self.stamps_of(&packet.key);
         let verdict = self.judge(&connection, Halves::of(initiator, packet.ifindex));
-        if verdict.is_ok() && !packet.resets {
+        if verdict.is_ok() && !packet.resets() {
             self.enter(packet, stamps);
         }
         // After the flow: a hook that met the verdict and no flow would enter it by itself,
@@ -235,10 +235,10 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     fn enter(&self, packet: &FlowPacket, stamps: [u64; 2]) {
         let new = NewFlow {
             initiator: packet.sender,
-            tcp_flags: packet.tcp_flags,
+            tcp_flags: packet.tcp_flags.0,
             ifindex: packet.ifindex,
             stamps,
-            hold: !packet.opens,
+            hold: !packet.opens(),
         };
         match self.flows.insert(&packet.key, packet.hash, &new, self.now) {
             Ok(inserted) => {

@@ -49,7 +49,7 @@ use crate::drops::{self, DropQueue, DropSampler};
 use crate::endpoints::Endpoints;
 use crate::frame::Frame;
 use crate::io::BURST;
-use crate::shim::{Direction, HEAD_LEN, Shim, ShimFlags};
+use crate::shim::{Direction, HEAD_LEN, Shim};
 
 use admit::{Crossing, FlowPacket};
 use conntrack::Conntrack;
@@ -91,8 +91,16 @@ const HELD_FRAME: usize = HEAD_LEN + 1500;
 struct Job {
     task: Task,
     outcome: Outcome,
+    /// Which way the frame was going.
+    direction: Direction,
     /// Which frame of the burst.
     frame: u8,
+}
+
+impl Job {
+    fn new(task: Task, direction: Direction, frame: u8) -> Self {
+        Self { task, outcome: Outcome::Drop(Reason::NoTable), direction, frame }
+    }
 }
 
 const _: () = assert!(BURST < 1 << u8::BITS);
@@ -225,24 +233,25 @@ impl Pipeline {
                 self.drops.dropped(data, direction, Reason::BadShim, counters);
                 continue;
             };
-            let task = match admit::admit_plain(&shim, data, view) {
-                Some(packet) => {
-                    packet.warm(view.flows);
-                    Task::Flow(packet)
-                }
-                None => match self.admit_other(&shim, data, view) {
-                    Ok(task) => task,
+            // Made where it stays: a job is large.
+            let jobs = &mut self.jobs;
+            let plain = admit::admit_plain(&shim, data, view, |packet| {
+                packet.warm(view.flows);
+                jobs.push(Job::new(Task::Flow(packet), shim.direction, frame));
+            });
+            if plain.is_none() {
+                match self.admit_other(&shim, data, view) {
+                    Ok(task) => self.jobs.push(Job::new(task, shim.direction, frame)),
                     Err(reason) => {
                         let direction = policy_direction(shim.direction);
                         self.drops.dropped(data, direction, reason, counters);
                         continue;
                     }
-                },
-            };
+                }
+            }
             if shim.worker != self.worker {
                 counters.add(Counter::Misdirected, 1);
             }
-            self.jobs.push(Job { task, outcome: Outcome::Drop(Reason::NoTable), frame });
         }
     }
 
@@ -308,14 +317,15 @@ impl Pipeline {
             // A job is made of a frame of this burst.
             let Some(frame) = burst.get_mut(usize::from(job.frame)) else { continue };
             match job.outcome {
-                Outcome::Pass { .. } => {
-                    let direction = accept(job.outcome, frame.data);
-                    frame.accept = direction.is_some();
-                    from_pods += u64::from(direction == Some(Direction::FromPod));
-                    to_pods += u64::from(direction == Some(Direction::ToPod));
+                Outcome::Pass { covers_both } => {
+                    frame.accept = Shim::accept_as_it_is(frame.data, covers_both).is_ok();
+                    let leaves = u64::from(job.direction == Direction::FromPod);
+                    from_pods += leaves;
+                    to_pods += 1 - leaves;
                 }
                 Outcome::Drop(reason) => {
-                    self.drops.dropped(frame.data, hook_of(frame.data), reason, counters);
+                    let direction = policy_direction(job.direction);
+                    self.drops.dropped(frame.data, direction, reason, counters);
                 }
                 Outcome::Hold => counters.add(Counter::FragmentsHeld, 1),
             }
@@ -355,22 +365,14 @@ fn decide_other<B: AsRef<[u8]>, W: Words, C: Words>(
     };
     let Some((first, stamps)) = first else { return outcome };
     let rewrite = |frame: &mut [u8]| {
-        if let Some(direction) = accept(outcome, frame) {
-            counters.add(passed(direction), 1);
+        let Ok(shim) = Shim::of_punted(frame) else { return };
+        let covers_both = outcome == Outcome::Pass { covers_both: true };
+        if Shim::accept_as_it_is(frame, covers_both).is_ok() {
+            counters.add(passed(shim.direction), 1);
             counters.add(Counter::FragmentsReleased, 1);
         }
     };
     fragments.first((hook, now), &first, (outcome, stamps), rewrite, &mut last_word)
-}
-
-/// Rewrites the head of a punted frame that passes; says which way it goes. `None`: it is no
-/// punted frame.
-#[inline]
-fn accept(outcome: Outcome, frame: &mut [u8]) -> Option<Direction> {
-    let shim = Shim::of_punted(frame).ok()?;
-    let covers_both = outcome == Outcome::Pass { covers_both: true };
-    Shim::accept_as_it_is(frame, shim.flags.with(ShimFlags::COVERS_BOTH, covers_both)).ok()?;
-    Some(shim.direction)
 }
 
 /// Where frames are counted that passed.

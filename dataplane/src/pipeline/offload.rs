@@ -79,7 +79,7 @@ impl<'a, W: Words> Offload<'a, W> {
 /// known: the hook may then enter it by a cached verdict.
 fn begins_by_itself(packet: &FlowPacket) -> bool {
     match packet.key.protocol() {
-        protocol::TCP | protocol::SCTP => packet.opens,
+        protocol::TCP | protocol::SCTP => packet.opens(),
         protocol::UDP => true,
         _ => false,
     }

@@ -68,7 +68,9 @@ proptest! {
             *byte = value;
         }
         let long = admit(&shim, &frame, &view);
-        let short = admit_plain(&shim, &frame, &view);
+        let mut short = None;
+        let is_short = admit_plain(&shim, &frame, &view, |packet| short = Some(packet));
+        prop_assert_eq!(is_short.is_some(), short.is_some());
         match (short, long) {
             (Some(short), Ok(Crossing::Flow(long, _))) => {
                 prop_assert_eq!(format!("{short:?}"), format!("{long:?}"));

@@ -81,6 +81,12 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         self.words.words().as_chunks::<E>().0.get(index)
     }
 
+    /// The slots of one bucket, neighbours in memory.
+    #[inline]
+    fn bucket(&self, bucket: usize) -> Option<&[[AtomicU64; E]; BUCKET]> {
+        self.words.words().as_chunks::<E>().0.as_chunks::<BUCKET>().0.get(bucket)
+    }
+
     /// The slots in which a key of this hash can stand.
     #[inline]
     pub(super) fn candidates(
@@ -116,10 +122,8 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
 
     #[inline]
     fn warm_bucket(&self, bucket: usize) {
-        for index in bucket * BUCKET..(bucket + 1) * BUCKET {
-            if let Some(slot) = self.slot(index) {
-                prefetch(&slot[CTL]);
-            }
+        for slot in self.bucket(bucket).into_iter().flatten() {
+            prefetch(&slot[CTL]);
         }
     }
 
@@ -130,8 +134,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
     #[inline]
     pub fn approach(&self, hash: FlowHash, key: &[u64; K]) -> Option<[u64; 2]> {
         let (first, second) = self.buckets(hash);
-        for index in first * BUCKET..(first + 1) * BUCKET {
-            let Some(slot) = self.slot(index) else { continue };
+        for slot in self.bucket(first).into_iter().flatten() {
             let word = |at: usize| slot[at].load(Ordering::Relaxed);
             // The last word of the key has the ports, in which flows differ most.
             if word(KEY + K - 1) == key[K - 1] && word(KEY) == key[0] {
@@ -155,8 +158,8 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
         let (first, second) = self.buckets(hash);
         // (A region of one bucket is looked through twice, to no harm.)
         for bucket in [first, second] {
-            for index in bucket * BUCKET..(bucket + 1) * BUCKET {
-                let Some(slot) = self.slot(index) else { continue };
+            let Some(slots) = self.bucket(bucket) else { continue };
+            for (nth, slot) in slots.iter().enumerate() {
                 let ctl = Ctl(slot[CTL].load(Ordering::Acquire));
                 if !ctl.is_live() {
                     in_change |= ctl.is_busy();
@@ -166,7 +169,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
                 if slot[KEY].load(Ordering::Relaxed) != key[0] {
                     continue;
                 }
-                match Self::read(slot, index, ctl) {
+                match Self::read(slot, bucket * BUCKET + nth, ctl) {
                     Some(snapshot) if snapshot.key == *key => return Ok(Some(snapshot)),
                     Some(_) => {}
                     None => in_change = true,
@@ -216,8 +219,8 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
     ) -> Option<(Handle, bool)> {
         let (first, second) = self.buckets(hash);
         for bucket in [first, second] {
-            for index in bucket * BUCKET..(bucket + 1) * BUCKET {
-                let Some(slot) = self.slot(index) else { continue };
+            let Some(slots) = self.bucket(bucket) else { continue };
+            for (nth, slot) in slots.iter().enumerate() {
                 let ctl = Ctl(slot[CTL].load(Ordering::Acquire));
                 let word = |at: usize| slot[at].load(Ordering::Relaxed);
                 let differs = |(i, wanted): (usize, &u64)| word(KEY + i) != *wanted;
@@ -237,7 +240,7 @@ impl<W: Words, const K: usize, const E: usize> Region<W, K, E> {
                 {
                     return None;
                 }
-                let handle = Handle { slot: index, version: ctl.version() };
+                let handle = Handle { slot: bucket * BUCKET + nth, version: ctl.version() };
                 if aux.noted(packet.side, packet.tcp_flags, packet.now) != aux
                     && !self.touch(handle, packet.side, packet.tcp_flags, packet.now)
                 {
