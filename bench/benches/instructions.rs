@@ -60,8 +60,8 @@ fn frames(six: bool) -> Vec<Vec<u8>> {
 }
 
 #[library_benchmark]
-#[bench::tcp4(args = (false), setup = frames, config = at_most(9_059))]
-#[bench::tcp6(args = (true), setup = frames, config = at_most(8_163))]
+#[bench::tcp4(args = (false), setup = frames, config = at_most(7_969))]
+#[bench::tcp6(args = (true), setup = frames, config = at_most(8_353))]
 fn parse_plain(frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     for frame in &frames {
         assert!(black_box(parse::plain(black_box(&frame[SHIM_LEN..]))).is_some());
@@ -92,8 +92,8 @@ fn table(base: u32) -> (Weir, Vec<Query>) {
 }
 
 #[library_benchmark]
-#[bench::hit(args = (0, BATCH), setup = table_and_expected, config = at_most(44_187))]
-#[bench::miss(args = (FLOWS, 0), setup = table_and_expected, config = at_most(62_059))]
+#[bench::hit(args = (0, BATCH), setup = table_and_expected, config = at_most(46_124))]
+#[bench::miss(args = (FLOWS, 0), setup = table_and_expected, config = at_most(34_065))]
 fn flow_lookup((table, queries, expected): (Weir, Vec<Query>, usize)) -> Weir {
     assert_eq!(table.hit(black_box(&queries), NOW), expected);
     table
@@ -105,7 +105,7 @@ fn table_and_expected(base: u32, expected: usize) -> (Weir, Vec<Query>, usize) {
 }
 
 #[library_benchmark]
-#[bench::new(args = (FLOWS), setup = table, config = at_most(186_763))]
+#[bench::new(args = (FLOWS), setup = table, config = at_most(184_533))]
 fn flow_insert((table, queries): (Weir, Vec<Query>)) -> Weir {
     assert_eq!(table.insert(black_box(&queries), NOW), queries.len());
     table
@@ -143,9 +143,9 @@ fn world(six: bool, flags: u8, first: u32) -> World {
 }
 
 #[library_benchmark]
-#[bench::established(args = (false, ACK, 0), setup = world, config = at_most(49_730))]
-#[bench::established_ipv6(args = (true, ACK, 0), setup = world, config = at_most(51_977))]
-#[bench::new(args = (false, SYN, FLOWS), setup = world, config = at_most(164_402))]
+#[bench::established(args = (false, ACK, 0), setup = world, config = at_most(41_107))]
+#[bench::established_ipv6(args = (true, ACK, 0), setup = world, config = at_most(44_610))]
+#[bench::new(args = (false, SYN, FLOWS), setup = world, config = at_most(156_617))]
 fn pipeline(mut world: World) -> World {
     world.run(world::START_NS);
     assert_eq!(world.io.forget_sent(), PACKETS as usize);
