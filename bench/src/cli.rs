@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::pktgen::size::Sizes;
 use crate::report::{Report, inprocess};
 use crate::run::contender::Contender;
 use crate::run::effort::Effort;
@@ -82,9 +83,9 @@ enum Command {
         /// Every packet is the first of a flow, and the first to its port
         #[arg(long, conflicts_with_all = ["flows", "new"])]
         first: bool,
-        /// Bytes of a frame with its checksum, 64 to 1518
-        #[arg(long, default_value_t = 64, value_name = "BYTES")]
-        size: usize,
+        /// Bytes of a frame with its checksum, 64 to 1518, or IMIX; over IPv6 from 78 on
+        #[arg(long, default_value = "64", value_name = "BYTES")]
+        size: Sizes,
         /// Packets of one slice
         #[arg(long, default_value_t = 200_000)]
         packets: u32,
@@ -152,7 +153,8 @@ enum Command {
 /// What to compare.
 #[derive(Debug, Args)]
 struct Run {
-    /// SIZE-RULES-FLOWS, e.g. 64b-1000r-10kf or 64b-100r-new, or apps-RULES
+    /// SIZE-RULES-FLOWS, e.g. 64b-1000r-10kf or 64b-100r-new, or apps-RULES; ethip6- in front of
+    /// it: over IPv6
     #[arg(required = true, value_name = "SCENARIO")]
     scenarios: Vec<Scenario>,
     /// Who is compared [default: all]
@@ -228,12 +230,12 @@ struct Ends {
     /// Network namespace of the server's pod [default: this process's]
     #[arg(long, value_name = "PATH")]
     server: Option<PathBuf>,
-    /// The client's address
-    #[arg(long, value_name = "IPV4")]
-    from: Ipv4Addr,
-    /// The server's address
-    #[arg(long, value_name = "IPV4")]
-    to: Ipv4Addr,
+    /// The client's address, IPv4 or IPv6
+    #[arg(long, value_name = "IP")]
+    from: IpAddr,
+    /// The server's address, of the same family
+    #[arg(long, value_name = "IP")]
+    to: IpAddr,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -301,7 +303,7 @@ impl Cli {
                     flows,
                     new,
                     first,
-                    size,
+                    sizes: size,
                     packets,
                     slices,
                     cpu,

@@ -7,7 +7,7 @@
 //! harsher test of a policy engine.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,7 +36,7 @@ pub struct Plan {
     /// Network namespace of the server's pod.
     pub server: Option<PathBuf>,
     /// The server's address.
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// Threads of the client, and as many of the server.
     pub threads: usize,
     /// How long.
@@ -155,13 +155,14 @@ fn serve(listener: &TcpListener, stop: &AtomicBool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     #[test]
     fn connections_are_opened_and_counted_on_the_processors_that_were_named() {
         let mut plan = Plan {
             client: None,
             server: None,
-            to: Ipv4Addr::new(127, 0, 0, 3),
+            to: Ipv4Addr::new(127, 0, 0, 3).into(),
             threads: 2,
             cpus: (0, 0),
             duration: Duration::from_millis(100),
@@ -173,11 +174,11 @@ mod tests {
         assert!(report.connections > 0 && report.failed == 0, "{report:?}");
         assert!(report.seconds >= 0.1);
         // A processor that is not there: the thread would have to be on it.
-        plan.to = Ipv4Addr::new(127, 0, 0, 7);
+        plan.to = Ipv4Addr::new(127, 0, 0, 7).into();
         plan.cpus = (0, 1023);
         assert!(run(&plan).is_err(), "the server's threads are pinned");
         plan.cpus = (1023, 0);
-        plan.to = Ipv4Addr::new(127, 0, 0, 6);
+        plan.to = Ipv4Addr::new(127, 0, 0, 6).into();
         assert!(run(&plan).is_err(), "the client's threads are pinned");
     }
 }

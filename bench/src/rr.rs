@@ -12,7 +12,7 @@
 //! fails the run.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,9 +51,9 @@ pub struct Plan {
     /// Network namespace of the server's pod.
     pub server: Option<PathBuf>,
     /// The client's address.
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     /// The server's address.
-    pub to: Ipv4Addr,
+    pub to: IpAddr,
     /// Transactions that count.
     pub transactions: u32,
     /// Give up after this time.
@@ -237,13 +237,14 @@ fn ask(client: &End, plan: &Plan) -> Result<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn plan(spin: bool) -> Plan {
         Plan {
             client: None,
             server: None,
-            from: Ipv4Addr::new(127, 0, 0, 2),
-            to: Ipv4Addr::LOCALHOST,
+            from: Ipv4Addr::new(127, 0, 0, 2).into(),
+            to: Ipv4Addr::LOCALHOST.into(),
             transactions: 50,
             timeout: Duration::from_secs(30),
             spin,

@@ -19,7 +19,7 @@
 pub mod frames;
 pub mod sender;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,9 +30,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 use crate::cpu::{self, Meter, Usage};
+use crate::pktgen::size::Sizes;
 use crate::place::{self, Device, Place};
 use crate::stats;
-use frames::{Flows, IPV4, UDP, packet_bytes};
+use frames::{Flows, least_frame, payload_bytes};
 use sender::{Connected, Raw, Sender};
 
 /// First port of the server.
@@ -66,9 +67,9 @@ pub struct Plan {
     /// The server's device, which counts what has arrived.
     pub device: String,
     /// The client's address.
-    pub from: Ipv4Addr,
-    /// The server's address.
-    pub to: Ipv4Addr,
+    pub from: IpAddr,
+    /// The server's address, of the same family.
+    pub to: IpAddr,
     /// Flows, used in turn: 1 through a UDP socket, more through a raw socket.
     pub flows: u32,
     /// Instead of `flows`: every packet is the first of a flow, to a port that other
@@ -77,8 +78,8 @@ pub struct Plan {
     /// Instead of `flows`: every packet is the first of a flow and the first to its port, so
     /// that nothing decided for an earlier one serves.
     pub first: bool,
-    /// Bytes of a frame, 64 to 1518.
-    pub size: usize,
+    /// Sizes of the frames, in turn.
+    pub sizes: Sizes,
     /// Packets of one slice.
     pub packets: u32,
     /// Slices.
@@ -132,17 +133,15 @@ pub fn run(plan: &Plan) -> Result<Report> {
     let server = Place::open(plan.server.as_deref())?;
     place::pin(plan.cpu)?;
 
-    let payload = packet_bytes(plan.size)
-        .with_context(|| format!("a frame has 64 to 1518 bytes, not {}", plan.size))?
-        - IPV4
-        - UDP;
+    ensure!(plan.from.is_ipv4() == plan.to.is_ipv4(), "both addresses must be of one family");
+    let payloads = plan.payloads()?;
 
     let mut sinks = Vec::new();
     let mut sender: Box<dyn Sender> = if plan.flows == 1 && !plan.is_new() {
         let from = client.udp((plan.from, CLIENT_PORT).into())?;
         from.connect((plan.to, PORT))?;
         let sink = sink(&server, plan.to, PORT)?;
-        let mut sender = Connected::new(from, payload);
+        let mut sender = Connected::new(from, &payloads);
         for _ in 0..HANDSHAKES {
             exchange(&sink, || sender.send(1))?;
         }
@@ -155,14 +154,14 @@ pub fn run(plan: &Plan) -> Result<Report> {
             // One more, which finds the way before anything counts.
             let count = count.saturating_add(1);
             raise_open_files(count)?;
-            Flows::to_ports_of_their_own(ends, PORT, count, plan.size)
+            Flows::to_ports_of_their_own(ends, PORT, count)
                 .with_context(|| format!("{count} ports from {PORT} upwards"))?
         } else {
-            Flows::new(ends, PORT, count, plan.size)
+            Flows::new(ends, PORT, count)
                 .with_context(|| format!("from 1 to {} flows, not {count}", Flows::MAX))?
         };
-        let mut there = Raw::new(&client, flows, (plan.to, 0).into(), false)?;
-        let mut back = Raw::new(&server, flows, (plan.from, 0).into(), true)?;
+        let mut there = Raw::new(&client, flows, &payloads, plan.to, false)?;
+        let mut back = Raw::new(&server, flows, &payloads, plan.from, true)?;
         for (port, first) in flows.destinations() {
             let sink = sink(&server, plan.to, port)?;
             // The first flow to a port slowly: its verdict serves for the others. Where none
@@ -223,6 +222,20 @@ fn measure(plan: &Plan, server: &Place, sender: &mut dyn Sender) -> Result<Repor
 }
 
 impl Plan {
+    /// Bytes of payload, in turn. In a mix, what is too small for the family is as small as can
+    /// be.
+    fn payloads(&self) -> Result<Vec<usize>> {
+        let ipv6 = self.from.is_ipv6();
+        let least = least_frame(ipv6);
+        let sizes =
+            if self.sizes.is_mix() { self.sizes.at_least(least) } else { self.sizes.clone() };
+        let payload = |size: &usize| {
+            payload_bytes(*size, ipv6)
+                .with_context(|| format!("a frame has {least} to 1518 bytes, not {size}"))
+        };
+        sizes.all().iter().map(payload).collect()
+    }
+
     /// Whether every packet is the first of its flow.
     fn is_new(&self) -> bool {
         self.new || self.first
@@ -298,8 +311,8 @@ impl<'a> Window<'a> {
 }
 
 /// A socket of the server.
-fn sink(server: &Place, own: Ipv4Addr, port: u16) -> Result<UdpSocket> {
-    let sink = server.udp(SocketAddr::new(IpAddr::V4(own), port))?;
+fn sink(server: &Place, own: IpAddr, port: u16) -> Result<UdpSocket> {
+    let sink = server.udp(SocketAddr::new(own, port))?;
     sink.set_read_timeout(Some(PATIENCE))?;
     Ok(sink)
 }
@@ -334,20 +347,26 @@ fn ratio(dividend: u64, divisor: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
 
-    fn plan(to: Ipv4Addr) -> Plan {
+    fn plan(to: impl Into<IpAddr>) -> Plan {
+        let to = to.into();
         Plan {
             client: None,
             server: None,
             device: "lo".to_owned(),
-            from: Ipv4Addr::LOCALHOST,
+            from: if to.is_ipv4() {
+                Ipv4Addr::LOCALHOST.into()
+            } else {
+                Ipv6Addr::LOCALHOST.into()
+            },
             to,
             flows: 1,
             new: false,
             first: false,
-            size: 64,
+            sizes: "64".parse().unwrap(),
             packets: 1000,
             slices: 3,
             cpu: 0,
@@ -369,8 +388,8 @@ mod tests {
         let wanted =
             Plan { first: true, packets: 300, slices: 2, ..plan(Ipv4Addr::new(127, 0, 0, 5)) };
         if let Err(error) = place::Place::open(None).and_then(|place| {
-            let flows = Flows::new((wanted.from, wanted.to), PORT, 1, 64).context("a flow")?;
-            Raw::new(&place, flows, (wanted.to, 0).into(), false)
+            let flows = Flows::new((wanted.from, wanted.to), PORT, 1).context("a flow")?;
+            Raw::new(&place, flows, &[18], wanted.to, false)
         }) {
             let _ = writeln!(std::io::stderr(), "SKIPPED: no raw socket ({error:#})");
             return;

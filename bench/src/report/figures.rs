@@ -7,7 +7,7 @@ use super::sample::Requested;
 use super::values::{Rounds, Values, pair};
 use crate::run::contender::Contender::{self, NftLinear, NftSets, Plain, Weir, WeirOff, WeirTap};
 use crate::run::loads::Kind;
-use crate::run::scenario::{Flows, Load, Scenario, Size};
+use crate::run::scenario::{Family, Flows, Load, Scenario, Size};
 use crate::stats::Summary;
 
 /// Rounds whose range holds the median with the wanted confidence.
@@ -225,10 +225,12 @@ fn is_apps(scenario: Scenario) -> bool {
 
 fn is_new(scenario: Scenario) -> bool {
     matches!(scenario.load, Load::Packets { flows: Flows::New, .. })
+        && scenario.family == Family::V4
 }
 
 fn is_first(scenario: Scenario) -> bool {
     matches!(scenario.load, Load::Packets { flows: Flows::First, .. })
+        && scenario.family == Family::V4
 }
 
 fn is_established_64(scenario: Scenario) -> bool {

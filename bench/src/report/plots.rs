@@ -15,7 +15,7 @@ use plotters::prelude::*;
 
 use super::Report;
 use crate::run::contender::Contender;
-use crate::run::scenario::{Flows, Load, Scenario, Size};
+use crate::run::scenario::{Family, Flows, Load, Scenario, Size};
 
 /// One picture.
 #[derive(Clone, Debug)]
@@ -122,17 +122,15 @@ fn latencies(report: &Report) -> Result<Vec<Picture>> {
 /// Lines over the number of rules, one picture for each number of flows with at least
 /// two points.
 fn by_rules(report: &Report) -> Result<Vec<Picture>> {
-    let mut cells: BTreeMap<(Size, Flows), Vec<Scenario>> = BTreeMap::new();
+    let mut cells: BTreeMap<(Family, Size, Flows), Vec<Scenario>> = BTreeMap::new();
     for scenario in report.values.scenarios() {
         if let Load::Packets { size, flows } = scenario.load {
-            cells.entry((size, flows)).or_default().push(scenario);
+            cells.entry((scenario.family, size, flows)).or_default().push(scenario);
         }
     }
     let mut pictures = Vec::new();
-    for ((_, flows), scenarios) in cells {
-        let Some(first) = scenarios.first().map(ToString::to_string) else { continue };
-        let load = first.split('-').enumerate().filter(|(n, _)| *n != 1);
-        let load = load.map(|(_, part)| part).collect::<Vec<_>>().join("-");
+    for ((.., flows), scenarios) in cells {
+        let Some(load) = scenarios.first().map(|scenario| scenario.load_name()) else { continue };
         let (measure, words, name) = match flows {
             Flows::New => ("cpu", "CPU for a new flow, ns", format!("new-flows-{load}.svg")),
             Flows::First => {

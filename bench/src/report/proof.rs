@@ -40,7 +40,7 @@ fn alone(contender: Contender, evidence: &Evidence) -> Result<(), String> {
     let own: &[&str] = match contender {
         Contender::Plain => &[],
         Contender::NftLinear | Contender::NftSets => &["nft table inet weir_bench"],
-        Contender::IptablesIpset => &["nft table ip filter"],
+        Contender::IptablesIpset => &["nft table ip filter", "nft table ip6 filter"],
         Contender::Ovs | Contender::Testpmd => &["an XDP program at "],
         Contender::Weir | Contender::WeirOff | Contender::WeirTap => {
             &["Weir's pins", "tc programs at "]

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use super::scenario::Family;
 
 /// How long an administrator's command may take.
 const COMMAND: Duration = Duration::from_secs(60);
@@ -33,7 +35,9 @@ pub struct Pod {
     /// Its name, and its namespace's.
     pub name: &'static str,
     /// Its address.
-    pub ip: Ipv4Addr,
+    ip4: Ipv4Addr,
+    /// And that of IPv6, which not every lab has.
+    ip6: Option<Ipv6Addr>,
     /// Hardware address of its `eth0`.
     pub mac: String,
     /// The device on the node that leads to it.
@@ -65,11 +69,12 @@ pub enum Where<'a> {
 }
 
 impl Lab {
-    /// Makes the node and both pods, routed (CNI `ptp`).
+    /// Makes the node and both pods, routed (CNI `ptp`), with IPv6 beside IPv4 where it is
+    /// wanted.
     ///
     /// # Errors
     /// What `scripts/lab` says.
-    pub fn up(script: &Path) -> Result<Self> {
+    pub fn up(script: &Path, ipv6: bool) -> Result<Self> {
         let script = script.canonicalize().with_context(|| {
             format!("no {}: run this from the sources, or name it by --lab", script.display())
         })?;
@@ -81,7 +86,8 @@ impl Lab {
             }
             output(&mut command, COMMAND)
         };
-        let dir = PathBuf::from(run(None, &["up", "--family", "4", "--cni", "ptp"])?.trim());
+        let family = if ipv6 { "46" } else { "4" };
+        let dir = PathBuf::from(run(None, &["up", "--family", family, "--cni", "ptp"])?.trim());
         let made = run(Some(&dir), &["pod", "client", "server"]).and_then(|_| {
             let node = fs::read_to_string(dir.join("node.pid"))?.trim().to_owned();
             Ok((node, Pod::read(&dir, "client")?, Pod::read(&dir, "server")?))
@@ -187,6 +193,14 @@ impl Drop for Lab {
 }
 
 impl Pod {
+    /// Its address of a family; of IPv4 where the lab has no other.
+    pub fn ip(&self, family: Family) -> IpAddr {
+        match (family, self.ip6) {
+            (Family::V6, Some(ip)) => ip.into(),
+            _ => self.ip4.into(),
+        }
+    }
+
     /// From the CNI plugin's answer.
     fn read(lab: &Path, name: &'static str) -> Result<Self> {
         let text = fs::read_to_string(lab.join("pods").join(format!("{name}.json")))?;
@@ -197,10 +211,15 @@ impl Pod {
                 .map(str::to_owned)
                 .with_context(|| format!("the CNI plugin named no {key} of interface {n}"))
         };
-        let ip = answer["ips"][0]["address"].as_str().unwrap_or_default();
+        let ips = answer["ips"].as_array().into_iter().flatten();
+        let ips: Vec<IpAddr> =
+            ips.filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect();
+        let ip4 = ips.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+        let ip6 = ips.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
         Ok(Self {
             name,
-            ip: ip.split('/').next().unwrap_or_default().parse().context("the pod's address")?,
+            ip4: ip4.context("the CNI plugin gave the pod no IPv4 address")?,
+            ip6,
             mac: interface(1, "mac")?,
             veth: interface(0, "name")?,
             veth_mac: interface(0, "mac")?,

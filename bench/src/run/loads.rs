@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::effort::Effort;
 use super::lab::{Lab, Where, output};
-use super::scenario::{Flows, Load, Scenario, Size};
+use super::scenario::{Family, Flows, Load, Scenario, Size};
 use super::search::{self, Found, Rate, Trial};
 use crate::place::processors;
 
@@ -45,8 +45,6 @@ impl Kind {
     pub fn of(scenario: Scenario) -> &'static [Self] {
         match scenario.load {
             Load::Packets { flows: Flows::New | Flows::First, .. } => &[Self::Cpu],
-            // The processor time for a packet is taken with one size.
-            Load::Packets { size: Size::Imix, .. } => &[Self::Rate],
             Load::Packets { .. } => &[Self::Cpu, Self::Rate],
             Load::Apps => &[Self::Tcp, Self::Rr, Self::Connect],
         }
@@ -125,8 +123,8 @@ impl Loads<'_> {
     }
 
     fn cpu(&self) -> Result<Outcome> {
-        let Load::Packets { size: Size::Bytes(size), flows } = self.scenario.load else {
-            anyhow::bail!("{} has no packets of one size", self.scenario);
+        let Load::Packets { size, flows } = self.scenario.load else {
+            anyhow::bail!("{} has no packets", self.scenario);
         };
         let effort = self.effort;
         let (flows, packets, slices) = match flows {
@@ -136,7 +134,8 @@ impl Loads<'_> {
             Flows::New => ("--new".to_owned(), effort.new_packets, effort.new_slices),
             Flows::First => ("--first".to_owned(), effort.new_packets, effort.new_slices),
         };
-        let mut words = vec![flows, format!("--size={size}"), format!("--packets={packets}")];
+        let mut words =
+            vec![flows, format!("--size={}", bytes(size)), format!("--packets={packets}")];
         words.push(format!("--slices={slices}"));
         words.extend(self.charge());
         let report = self.own("flood", &words, GRACE)?;
@@ -229,15 +228,11 @@ impl Loads<'_> {
         let Load::Packets { size, flows: Flows::Established(flows) } = self.scenario.load else {
             anyhow::bail!("{} has no established packets", self.scenario);
         };
-        let size = match size {
-            Size::Bytes(bytes) => bytes.to_string(),
-            Size::Imix => "IMIX".to_owned(),
-        };
         let rate = match rate {
             Rate::FlatOut => "max".to_owned(),
             Rate::Pps(pps) => format!("{pps:.0}"),
         };
-        let mut words = vec![format!("--size={size}"), format!("--flows={flows}")];
+        let mut words = vec![format!("--size={}", bytes(size)), format!("--flows={flows}")];
         words.extend([format!("--rate={rate}"), format!("--duration={seconds}")]);
         words.extend([format!("--warm-up={warm_up}"), "-o".to_owned(), "json".to_owned()]);
         words.extend([format!("--pin={},0", processors() - 1), format!("--io={}", self.io)]);
@@ -246,7 +241,7 @@ impl Loads<'_> {
     }
 
     fn tcp(&self, streams: u32) -> Result<Outcome> {
-        let server = self.lab.server.ip.to_string();
+        let server = self.lab.server.ip(self.scenario.family).to_string();
         let mut command = self.lab.command(Where::Pod(&self.lab.client), "iperf3");
         command.args(["--client", &server, "--json", "--interval", "0"]);
         command.args(["--time", &self.effort.stream.to_string()]);
@@ -308,13 +303,22 @@ impl Loads<'_> {
     }
 
     fn own(&self, load: &str, words: &[String], patience: Duration) -> Result<Value> {
-        own(self.lab, self.program, load, words, patience)
+        own(self.lab, self.scenario.family, self.program, load, words, patience)
+    }
+}
+
+/// As the loads' `--size` wants it.
+fn bytes(size: Size) -> String {
+    match size {
+        Size::Bytes(bytes) => bytes.to_string(),
+        Size::Imix => "IMIX".to_owned(),
     }
 }
 
 /// A load of this program's own, between the pods; its JSON.
 fn own(
     lab: &Lab,
+    family: Family,
     program: &Path,
     load: &str,
     words: &[String],
@@ -323,7 +327,8 @@ fn own(
     let (client, server) = (&lab.client, &lab.server);
     let mut command = lab.command(Where::Node, program);
     command.args([load, "--client", "/run/netns/client", "--server", "/run/netns/server"]);
-    command.args(["--from", &client.ip.to_string(), "--to", &server.ip.to_string()]);
+    command.args(["--from", &client.ip(family).to_string()]);
+    command.args(["--to", &server.ip(family).to_string()]);
     let text = output(command.args(words), patience)?;
     serde_json::from_str(&text).with_context(|| format!("{load} printed no JSON: {text}"))
 }
@@ -335,7 +340,8 @@ fn own(
 /// When nothing arrives between the pods with nobody in the way.
 pub fn probe(lab: &Lab, program: &Path) -> Result<String> {
     let words = ["--rate=1000", "--count=100", "--io=auto", "-o", "json"].map(str::to_owned);
-    let report = own(lab, program, "pktgen", &words, GRACE).context("the generator's probe")?;
+    let report =
+        own(lab, Family::V4, program, "pktgen", &words, GRACE).context("the generator's probe")?;
     ensure!(number(&report, "received")? > 0.0, "the generator's probe: nothing arrived");
     Ok(report["io"].as_str().context("pktgen does not say how it reached the device")?.to_owned())
 }

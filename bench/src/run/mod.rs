@@ -42,7 +42,7 @@ use contender::{Contender, Evidence};
 use effort::Effort;
 use lab::{INTERRUPTED, Lab, Where};
 use loads::{Kind, Loads, programs};
-use scenario::Scenario;
+use scenario::{Family, Scenario};
 use search::Found;
 
 /// What to measure.
@@ -95,7 +95,8 @@ pub fn run(plan: &Plan) -> Result<()> {
             INTERRUPTED.store(true, Ordering::Relaxed);
         }
     });
-    let lab = Lab::up(&plan.lab)?;
+    let ipv6 = plan.scenarios.iter().any(|scenario| scenario.family == Family::V6);
+    let lab = Lab::up(&plan.lab, ipv6)?;
     let io = loads::probe(&lab, &program)?;
     // Only now: a run that cannot begin leaves the samples of the one before alone.
     let mut log = Log::new(&plan.samples)?;

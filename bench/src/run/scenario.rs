@@ -7,8 +7,10 @@
 //! | `64b-100r-new` | every packet is the first of a flow, to a port used before; 100 rules |
 //! | `64b-100r-first` | every packet is the first to its port, 100 rules |
 //! | `apps-1000r` | TCP streams, request/response and connections under 1,000 rules |
+//! | `ethip6-78b-1000r-10kf` | the same over IPv6, any of them with `ethip6-` in front |
 //!
-//! Sizes are those of frames with their check sequence, as RFC 2544 counts them.
+//! Sizes are those of frames with their check sequence, as RFC 2544 counts them. UDP over IPv6
+//! has 78 bytes at least, as in CSIT, so that a label has room.
 //! `k` is a thousand, `m` a million.
 
 use std::fmt;
@@ -22,18 +24,43 @@ pub const MAX_RULES: u32 = 60_000;
 pub const MAX_FLOWS: u32 = 2_000_000;
 
 /// What there is, for whoever names something else.
-const GRAMMAR: &str = "There are SIZE-RULES-FLOWS and apps-RULES. SIZE: 64b to 1518b, imix; \
-     RULES: 1r to 60kr; FLOWS: 1f to 2mf, new, first. E.g. 64b-1000r-10kf, 64b-100r-new, \
-     imix-1r-1f, apps-1000r";
+const GRAMMAR: &str = "There are SIZE-RULES-FLOWS and apps-RULES, over IPv6 with ethip6- in front. \
+     SIZE: 64b to 1518b, over IPv6 from 78b, imix; RULES: 1r to 60kr; FLOWS: 1f to 2mf, new, first. \
+     E.g. 64b-1000r-10kf, 64b-100r-new, imix-1r-1f, apps-1000r, ethip6-78b-1r-1f";
+
+/// What a name over IPv6 begins with, as CSIT's do.
+const IPV6: &str = "ethip6-";
 
 /// One cell of the grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Scenario {
+    /// Over which IP.
+    pub family: Family,
     /// Rules of a packet filter, or policies of Weir.
     pub rules: u32,
     /// What is sent.
     pub load: Load,
+}
+
+/// An IP family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The least size of a frame of UDP with room for a label, FCS included.
+    fn least(self) -> u16 {
+        match self {
+            Self::V4 => 64,
+            Self::V6 => 78,
+        }
+    }
 }
 
 /// What is sent.
@@ -59,6 +86,25 @@ pub enum Size {
     Imix,
 }
 
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{bytes}b"),
+            Self::Imix => write!(f, "imix"),
+        }
+    }
+}
+
+impl fmt::Display for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Established(flows) => write!(f, "{}f", Count(*flows)),
+            Self::New => write!(f, "new"),
+            Self::First => write!(f, "first"),
+        }
+    }
+}
+
 /// The flows to which the packets belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flows {
@@ -80,24 +126,25 @@ impl Scenario {
             Load::Packets { flows: Flows::New | Flows::First, .. } | Load::Apps => 50_000,
         }
     }
+
+    /// The name of the load alone, whatever the rules.
+    pub fn load_name(self) -> String {
+        let family = if self.family == Family::V6 { IPV6 } else { "" };
+        match self.load {
+            Load::Apps => format!("{family}apps"),
+            Load::Packets { size, flows } => format!("{family}{size}-{flows}"),
+        }
+    }
 }
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.family == Family::V6 {
+            f.write_str(IPV6)?;
+        }
         match self.load {
             Load::Apps => write!(f, "apps-{}r", self.rules),
-            Load::Packets { size, flows } => {
-                match size {
-                    Size::Bytes(bytes) => write!(f, "{bytes}b")?,
-                    Size::Imix => write!(f, "imix")?,
-                }
-                write!(f, "-{}r-", self.rules)?;
-                match flows {
-                    Flows::Established(flows) => write!(f, "{}f", Count(flows)),
-                    Flows::New => write!(f, "new"),
-                    Flows::First => write!(f, "first"),
-                }
-            }
+            Load::Packets { size, flows } => write!(f, "{size}-{}r-{flows}", self.rules),
         }
     }
 }
@@ -121,23 +168,26 @@ impl FromStr for Scenario {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let wrong = |what: &str| format!("{name:?} is no scenario: {what}. {GRAMMAR}");
-        let parts: Vec<&str> = name.split('-').collect();
+        let (family, rest) =
+            name.strip_prefix(IPV6).map_or((Family::V4, name), |rest| (Family::V6, rest));
+        let parts: Vec<&str> = rest.split('-').collect();
         let rules = |text: &str| {
             counted(text, "r")
                 .filter(|rules| (1..=MAX_RULES).contains(rules))
                 .ok_or_else(|| wrong(&format!("rules are 1r to {MAX_RULES}r")))
         };
         match parts[..] {
-            ["apps", count] => Ok(Self { rules: rules(count)?, load: Load::Apps }),
+            ["apps", count] => Ok(Self { family, rules: rules(count)?, load: Load::Apps }),
             [size, count, flows] => {
                 let size = if size == "imix" {
                     Size::Imix
                 } else {
                     let bytes = size.strip_suffix('b').and_then(|bytes| bytes.parse().ok());
+                    let least = family.least();
                     Size::Bytes(
-                        bytes
-                            .filter(|bytes| (64..=1518).contains(bytes))
-                            .ok_or_else(|| wrong("the size is 64b to 1518b, or imix"))?,
+                        bytes.filter(|bytes| (least..=1518).contains(bytes)).ok_or_else(|| {
+                            wrong(&format!("the size is {least}b to 1518b, or imix"))
+                        })?,
                     )
                 };
                 let flows = if flows == "new" {
@@ -151,7 +201,7 @@ impl FromStr for Scenario {
                             .ok_or_else(|| wrong("flows are 1f to 2mf, new or first"))?,
                     )
                 };
-                Ok(Self { rules: rules(count)?, load: Load::Packets { size, flows } })
+                Ok(Self { family, rules: rules(count)?, load: Load::Packets { size, flows } })
             }
             _ => Err(wrong("it has other parts")),
         }
@@ -191,12 +241,17 @@ mod tests {
     fn a_name_says_size_rules_and_flows() {
         let scenario: Scenario = "64b-1000r-10kf".parse().unwrap();
         let load = Load::Packets { size: Size::Bytes(64), flows: Flows::Established(10_000) };
-        assert_eq!(scenario, Scenario { rules: 1000, load });
+        let family = Family::V4;
+        assert_eq!(scenario, Scenario { family, rules: 1000, load });
         let scenario: Scenario = "imix-1r-new".parse().unwrap();
         let load = Load::Packets { size: Size::Imix, flows: Flows::New };
-        assert_eq!(scenario, Scenario { rules: 1, load });
+        assert_eq!(scenario, Scenario { family, rules: 1, load });
         let scenario: Scenario = "apps-10kr".parse().unwrap();
-        assert_eq!(scenario, Scenario { rules: 10_000, load: Load::Apps });
+        assert_eq!(scenario, Scenario { family, rules: 10_000, load: Load::Apps });
+        let scenario: Scenario = "ethip6-78b-1r-1kf".parse().unwrap();
+        let load = Load::Packets { size: Size::Bytes(78), flows: Flows::Established(1000) };
+        assert_eq!(scenario, Scenario { family: Family::V6, rules: 1, load });
+        assert_eq!(scenario.load_name(), "ethip6-78b-1kf");
     }
 
     #[test]
@@ -208,6 +263,9 @@ mod tests {
             "64b-100r-new",
             "64b-100r-first",
             "apps-1000r",
+            "ethip6-apps-1000r",
+            "ethip6-imix-10r-new",
+            "ethip6-78b-1r-10kf",
         ] {
             let scenario: Scenario = name.parse().unwrap();
             assert_eq!(scenario.to_string().parse::<Scenario>().unwrap(), scenario, "{name}");
@@ -220,6 +278,8 @@ mod tests {
             ("63b-1r-1f", "64b to 1518b"),
             ("1519b-1r-1f", "64b to 1518b"),
             ("64-1r-1f", "64b to 1518b"),
+            ("ethip6-64b-1r-1f", "78b to 1518b"),
+            ("ethip6-ethip6-apps-1r", "78b to 1518b"),
             ("64b-0r-1f", "rules are"),
             ("64b-1r-3mf", "flows are"),
             ("64b-1r-99999999999f", "flows are"),

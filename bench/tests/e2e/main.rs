@@ -9,8 +9,10 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod flood;
 mod kernel;
 mod net;
 mod pktgen;
 mod ranges;
+mod run;
 mod wire;

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Counters, Filter, Switch, installed, sources};
 use crate::run::lab::Lab;
-use crate::run::scenario::Scenario;
+use crate::run::scenario::{Family, Scenario};
 
 /// Routing alone.
 #[derive(Debug)]
@@ -49,19 +49,23 @@ impl Switch for Nft {
     fn on(&mut self, lab: &Lab, scenario: Scenario) -> Result<()> {
         installed("nft", "nftables")?;
         self.room = ConntrackRoom::make(scenario.table_flows())?;
-        let sources = sources(lab.client.ip, scenario.rules);
+        let sources = sources(lab.client.ip(scenario.family), scenario.rules);
+        let (ip, kind) = match scenario.family {
+            Family::V4 => ("ip", "ipv4_addr"),
+            Family::V6 => ("ip6", "ipv6_addr"),
+        };
         let mut text = String::from("table inet weir_bench {\n");
         let accept = if self.linear {
             let (client, decoys) = sources.split_last().context("no rules")?;
             let mut rules = String::new();
             for source in decoys {
-                writeln!(rules, "ip saddr {source} accept")?;
+                writeln!(rules, "{ip} saddr {source} accept")?;
             }
-            format!("{rules}ip saddr {client} counter name accepted accept\n")
+            format!("{rules}{ip} saddr {client} counter name accepted accept\n")
         } else {
             let elements = sources.join(",\n");
-            writeln!(text, "set clients {{ type ipv4_addr; elements = {{ {elements} }} }}")?;
-            "ip saddr @clients counter name accepted accept\n".to_owned()
+            writeln!(text, "set clients {{ type {kind}; elements = {{ {elements} }} }}")?;
+            format!("{ip} saddr @clients counter name accepted accept\n")
         };
         write!(
             text,
@@ -100,7 +104,18 @@ impl Switch for Nft {
 /// iptables' FORWARD chain and an ipset.
 #[derive(Debug, Default)]
 pub struct Iptables {
+    family: Family,
     room: Option<ConntrackRoom>,
+}
+
+impl Iptables {
+    /// One of iptables' programs, by its name for IPv4.
+    fn program(&self, name: &str) -> String {
+        match self.family {
+            Family::V4 => name.to_owned(),
+            Family::V6 => name.replace("iptables", "ip6tables"),
+        }
+    }
 }
 
 impl Switch for Iptables {
@@ -108,25 +123,30 @@ impl Switch for Iptables {
         installed("iptables", "iptables")?;
         installed("ipset", "ipset")?;
         self.room = ConntrackRoom::make(scenario.table_flows())?;
-        let mut set = format!("create weir_bench hash:ip maxelem {}\n", scenario.rules.max(64));
-        for source in sources(lab.client.ip, scenario.rules) {
+        self.family = scenario.family;
+        let kind = if self.family == Family::V6 { "inet6" } else { "inet" };
+        let most = scenario.rules.max(64);
+        let mut set = format!("create weir_bench hash:ip family {kind} maxelem {most}\n");
+        for source in sources(lab.client.ip(self.family), scenario.rules) {
             writeln!(set, "add weir_bench {source}")?;
         }
         lab.node_with_input("ipset", &["restore"], &set)?;
         let rules = "*filter\n:FORWARD DROP [0:0]\n\
             -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\n\
             -A FORWARD -m set --match-set weir_bench src -j ACCEPT\nCOMMIT\n";
-        lab.node_with_input("iptables-restore", &["--noflush"], rules)?;
+        lab.node_with_input(&self.program("iptables-restore"), &["--noflush"], rules)?;
         Ok(())
     }
 
     fn off(&mut self, lab: &Lab) -> Result<()> {
-        lab.node("iptables", &["-F", "FORWARD"])?;
-        lab.node("iptables", &["-P", "FORWARD", "ACCEPT"])?;
+        let iptables = self.program("iptables");
+        lab.node(&iptables, &["-F", "FORWARD"])?;
+        lab.node(&iptables, &["-P", "FORWARD", "ACCEPT"])?;
         // An empty table still has a hook in the packets' way. The older iptables has no
         // such table, and its hooks stay; the evidence names neither then.
-        if lab.node("nft", &["list", "tables"])?.contains("table ip filter") {
-            lab.node("nft", &["delete", "table", "ip", "filter"])?;
+        let own = if self.family == Family::V6 { "ip6" } else { "ip" };
+        if lab.node("nft", &["list", "tables"])?.contains(&format!("table {own} filter")) {
+            lab.node("nft", &["delete", "table", own, "filter"])?;
         }
         if lab.node("ipset", &["list", "-n"])?.contains("weir_bench") {
             lab.node("ipset", &["destroy", "weir_bench"])?;
@@ -137,7 +157,7 @@ impl Switch for Iptables {
     }
 
     fn counters(&self, lab: &Lab) -> Result<Counters> {
-        let text = lab.node("iptables-save", &["-c", "-t", "filter"])?;
+        let text = lab.node(self.program("iptables-save"), &["-c", "-t", "filter"])?;
         let filter = iptables_counters(&text).context("iptables-save shows no such rules")?;
         Ok(Counters { filter: Some(filter), ..Counters::default() })
     }

@@ -27,7 +27,7 @@ mod weir;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -242,9 +242,15 @@ impl Evidence {
 }
 
 /// The sources that the rules name, the client's address last.
-fn sources(client: Ipv4Addr, rules: u32) -> Vec<String> {
-    let decoys = (1..rules).map(|n| format!("10.250.{}.{}", n / 250, n % 250 + 1));
-    decoys.chain([client.to_string()]).collect()
+fn sources(client: IpAddr, rules: u32) -> Vec<String> {
+    let decoy = |n: u32| {
+        let (high, low) = (n / 250, n % 250 + 1);
+        match client {
+            IpAddr::V4(_) => format!("10.250.{high}.{low}"),
+            IpAddr::V6(_) => format!("fd00:10:250::{high:x}:{low:x}"),
+        }
+    };
+    (1..rules).map(decoy).chain([client.to_string()]).collect()
 }
 
 /// Where a program is, as a shell would find it.

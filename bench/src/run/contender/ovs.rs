@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use super::user::{Pods, answers, redirected};
 use super::{Counters, Switch, installed, sources};
 use crate::run::lab::{Daemon, Lab, Where};
-use crate::run::scenario::Scenario;
+use crate::run::scenario::{Family, Scenario};
 
 const DIR: &str = "/run/weir-bench-ovs";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
@@ -43,21 +43,25 @@ impl Ovs {
     }
 
     /// The flows: track; established packets; new ones by source; nothing else.
-    fn flows(lab: &Lab, rules: u32) -> Result<String> {
+    fn flows(lab: &Lab, scenario: Scenario) -> Result<String> {
         let (client, server) = (&lab.client, &lab.server);
         let to = |from: &str, mac: &str, port: u32| {
             format!("mod_dl_src:{from},mod_dl_dst:{mac},dec_ttl,output:{port}")
         };
         let there = to(&server.veth_mac, &server.mac, 2);
         let back = to(&client.veth_mac, &client.mac, 1);
-        let mut text = String::from("table=0,priority=9,ip actions=ct(table=1)\n");
-        writeln!(text, "table=1,priority=9,ip,ct_state=+trk+est,in_port=1 actions={there}")?;
-        writeln!(text, "table=1,priority=9,ip,ct_state=+trk+est,in_port=2 actions={back}")?;
-        writeln!(text, "table=1,priority=8,ip,ct_state=+trk+rel,in_port=2 actions={back}")?;
-        for source in sources(lab.client.ip, rules) {
+        let (ip, from) = match scenario.family {
+            Family::V4 => ("ip", "nw_src"),
+            Family::V6 => ("ipv6", "ipv6_src"),
+        };
+        let mut text = format!("table=0,priority=9,{ip} actions=ct(table=1)\n");
+        writeln!(text, "table=1,priority=9,{ip},ct_state=+trk+est,in_port=1 actions={there}")?;
+        writeln!(text, "table=1,priority=9,{ip},ct_state=+trk+est,in_port=2 actions={back}")?;
+        writeln!(text, "table=1,priority=8,{ip},ct_state=+trk+rel,in_port=2 actions={back}")?;
+        for source in sources(lab.client.ip(scenario.family), scenario.rules) {
             writeln!(
                 text,
-                "table=1,priority=5,ip,ct_state=+trk+new,in_port=1,nw_src={source} \
+                "table=1,priority=5,{ip},ct_state=+trk+new,in_port=1,{from}={source} \
                  actions=ct(commit),{there}"
             )?;
         }
@@ -103,9 +107,9 @@ impl Ovs {
         lab.node_with_input(
             "ovs-ofctl",
             &["add-flows", &bridge, "-"],
-            &Self::flows(lab, scenario.rules)?,
+            &Self::flows(lab, scenario)?,
         )?;
-        switch.wait_until(PATIENCE, || answers(lab)).context("nothing passes")
+        switch.wait_until(PATIENCE, || answers(lab, scenario.family)).context("nothing passes")
     }
 }
 
@@ -114,7 +118,7 @@ impl Switch for Ovs {
         for program in ["ovs-vswitchd", "ovsdb-server", "ovs-vsctl", "ovsdb-tool", "ovs-ofctl"] {
             installed(program, "openvswitch-switch")?;
         }
-        self.pods.prepare(lab)?;
+        self.pods.prepare(lab, scenario.family)?;
         self.start(lab, scenario)
     }
 

@@ -22,9 +22,9 @@ pub struct Testpmd {
 }
 
 impl Switch for Testpmd {
-    fn on(&mut self, lab: &Lab, _scenario: Scenario) -> Result<()> {
+    fn on(&mut self, lab: &Lab, scenario: Scenario) -> Result<()> {
         let program = installed("dpdk-testpmd", "dpdk-dev librte-net-af-xdp23")?;
-        self.pods.prepare(lab)?;
+        self.pods.prepare(lab, scenario.family)?;
         let (client, server) = (&lab.client, &lab.server);
         let last = (processors() - 1).max(1).to_string();
         let mut command = lab.command(Where::Node, program);
@@ -42,7 +42,7 @@ impl Switch for Testpmd {
             command.arg(format!("--eth-peer={n},{}", pod.mac));
         }
         let program = self.program.insert(lab.spawn("testpmd", command)?);
-        program.wait_until(PATIENCE, || answers(lab)).context("nothing passes")
+        program.wait_until(PATIENCE, || answers(lab, scenario.family)).context("nothing passes")
     }
 
     fn off(&mut self, lab: &Lab) -> Result<()> {

@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 
 use crate::run::lab::{Lab, Pod, Where, output};
+use crate::run::scenario::Family;
 
 /// The pods' settings before they were changed.
 #[derive(Debug, Default)]
 pub struct Pods {
+    family: Family,
     features: BTreeMap<&'static str, String>,
 }
 
@@ -21,12 +23,13 @@ impl Pods {
     ///
     /// # Errors
     /// What `ip` or `ethtool` say.
-    pub fn prepare(&mut self, lab: &Lab) -> Result<()> {
+    pub fn prepare(&mut self, lab: &Lab, family: Family) -> Result<()> {
+        self.family = family;
         super::installed("ethtool", "ethtool")?;
         for pod in [&lab.client, &lab.server] {
             self.features.insert(pod.name, features(lab, pod)?);
             lab.pod(pod, "ethtool", &["-K", "eth0", "tx", "off"])?;
-            let gateway = gateway(lab, pod)?;
+            let gateway = gateway(lab, pod, family)?;
             let lladdr = ["lladdr", &pod.veth_mac, "nud", "permanent", "dev", "eth0"];
             lab.pod(pod, "ip", &[&["neigh", "replace", &gateway], &lladdr[..]].concat())?;
         }
@@ -44,7 +47,7 @@ impl Pods {
             lab.pod(pod, "ethtool", &["-K", "eth0", "tx", "on"])?;
             let after = features(lab, pod)?;
             ensure!(before == after, "the features of {}'s device are not as before", pod.name);
-            let gateway = gateway(lab, pod)?;
+            let gateway = gateway(lab, pod, self.family)?;
             lab.pod(pod, "ip", &["neigh", "flush", "to", &gateway, "nud", "permanent"])?;
         }
         Ok(())
@@ -57,8 +60,9 @@ fn features(lab: &Lab, pod: &Pod) -> Result<String> {
 }
 
 /// The address to which a pod sends everything.
-fn gateway(lab: &Lab, pod: &Pod) -> Result<String> {
-    let routes = lab.pod(pod, "ip", &["route", "show", "default"])?;
+fn gateway(lab: &Lab, pod: &Pod, family: Family) -> Result<String> {
+    let family = if family == Family::V6 { "-6" } else { "-4" };
+    let routes = lab.pod(pod, "ip", &[family, "route", "show", "default"])?;
     let words: Vec<&str> = routes.split_whitespace().collect();
     let via = words.iter().position(|word| *word == "via");
     let gateway = via.and_then(|at| words.get(at + 1));
@@ -66,9 +70,9 @@ fn gateway(lab: &Lab, pod: &Pod) -> Result<String> {
 }
 
 /// Whether the server answers.
-pub fn answers(lab: &Lab) -> bool {
+pub fn answers(lab: &Lab, family: Family) -> bool {
     let mut ping = lab.command(Where::Pod(&lab.client), "ping");
-    ping.args(["-c", "1", "-W", "1", &lab.server.ip.to_string()]);
+    ping.args(["-c", "1", "-W", "1", &lab.server.ip(family).to_string()]);
     output(&mut ping, std::time::Duration::from_secs(5)).is_ok()
 }
 

@@ -66,7 +66,7 @@ impl Switch for Weir {
                 path.display()
             );
         }
-        let manifests = manifests(lab, scenario.rules)?;
+        let manifests = manifests(lab, scenario)?;
         let flows = FLOWS.max(scenario.table_flows().saturating_mul(2)).to_string();
         // `taskset`: a worker takes the last processor that it may use.
         let mut command = lab.command(Where::Node, "taskset");
@@ -112,13 +112,14 @@ impl Switch for Weir {
 }
 
 /// The two pods, and policies that all select the server.
-fn manifests(lab: &Lab, rules: u32) -> Result<PathBuf> {
-    let folder = lab.dir.join(format!("manifests-{rules}"));
+fn manifests(lab: &Lab, scenario: Scenario) -> Result<PathBuf> {
+    let Scenario { family, rules, .. } = scenario;
+    let folder = lab.dir.join(format!("manifests-{family:?}-{rules}"));
     if folder.exists() {
         return Ok(folder);
     }
-    let policies: Vec<Value> =
-        sources(lab.client.ip, rules).iter().enumerate().map(|(at, it)| policy(at, it)).collect();
+    let sources = sources(lab.client.ip(family), rules);
+    let policies: Vec<Value> = sources.iter().enumerate().map(|(at, it)| policy(at, it)).collect();
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
         "name": "default", "labels": {"kubernetes.io/metadata.name": "default"}}});
     let list = json!({"apiVersion": "v1", "kind": "List", "items": policies});
@@ -140,22 +141,27 @@ fn manifests(lab: &Lab, rules: u32) -> Result<PathBuf> {
 
 /// The policy that lets in one source.
 fn policy(at: usize, source: &str) -> Value {
+    let bits = if source.contains(':') { 128 } else { 32 };
     json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"namespace": "default", "name": format!("source-{at}")},
         "spec": {"podSelector": {"matchLabels": {"role": "server"}}, "policyTypes": ["Ingress"],
-            "ingress": [{"from": [{"ipBlock": {"cidr": format!("{source}/32")}}]}]}})
+            "ingress": [{"from": [{"ipBlock": {"cidr": format!("{source}/{bits}")}}]}]}})
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::net::Ipv4Addr;
+    use std::net::IpAddr;
 
     use super::*;
 
     #[test]
     fn the_policies_name_the_sources_that_the_rivals_rules_name() {
-        let client = Ipv4Addr::new(10, 244, 0, 2);
+        named_alike(IpAddr::from([10, 244, 0, 2]), 32);
+        named_alike("fd00:10:244::2".parse().unwrap(), 128);
+    }
+
+    fn named_alike(client: IpAddr, bits: u8) {
         let sources = sources(client, 1000);
         let policies: Vec<Value> =
             sources.iter().enumerate().map(|(at, it)| policy(at, it)).collect();
@@ -164,9 +170,9 @@ mod tests {
             peer.as_str().map(str::to_owned)
         };
         let named: BTreeSet<_> = policies.iter().filter_map(cidr).collect();
-        let wanted: BTreeSet<_> = sources.iter().map(|it| format!("{it}/32")).collect();
+        let wanted: BTreeSet<_> = sources.iter().map(|it| format!("{it}/{bits}")).collect();
         assert_eq!((named.len(), &named), (1000, &wanted));
-        assert!(named.contains("10.244.0.2/32"));
+        assert!(named.contains(&format!("{client}/{bits}")));
         let names: BTreeSet<_> =
             policies.iter().map(|it| it["metadata"]["name"].to_string()).collect();
         assert_eq!(names.len(), 1000);
