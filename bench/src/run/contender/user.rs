@@ -69,8 +69,14 @@ fn gateway(lab: &Lab, pod: &Pod, family: Family) -> Result<String> {
     Ok((*gateway.with_context(|| format!("{} has no default route", pod.name))?).to_owned())
 }
 
-/// Whether the server answers.
+/// Whether the server answers, and question and answer went through user space: until the
+/// ports are there, the kernel routes between the pods.
 pub fn answers(lab: &Lab, family: Family) -> bool {
+    let Ok(before) = redirected(lab) else { return false };
+    pings(lab, family) && redirected(lab).is_ok_and(|after| after >= before + 2.0)
+}
+
+fn pings(lab: &Lab, family: Family) -> bool {
     let mut ping = lab.command(Where::Pod(&lab.client), "ping");
     ping.args(["-c", "1", "-W", "1", &lab.server.ip(family).to_string()]);
     output(&mut ping, std::time::Duration::from_secs(5)).is_ok()
