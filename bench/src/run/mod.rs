@@ -31,6 +31,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::geteuid;
@@ -131,9 +132,11 @@ impl Session<'_> {
     fn rounds(&mut self) -> Result<()> {
         let mut known: BTreeMap<(Scenario, Contender), Option<Found>> = BTreeMap::new();
         let rounds = self.plan.effort.rounds;
+        let start = Instant::now();
         for round in 1..=rounds {
             for &scenario in &self.plan.scenarios {
-                eprintln!("round {round} of {rounds}, {scenario}");
+                let elapsed = start.elapsed().as_secs();
+                eprintln!("round {round} of {rounds}, {scenario}, after {elapsed} s");
                 for turn in order(self.plan.contenders.len(), usize::try_from(round - 1)?) {
                     let contender = self.plan.contenders[turn];
                     let unable = self.unable.contains(&(scenario, contender));
