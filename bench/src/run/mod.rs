@@ -176,7 +176,7 @@ impl Session<'_> {
             self.unable.insert((scenario, contender));
             return self.log.line(&Line::Unable(Unable { scenario, contender, reason }));
         }
-        for kind in self.kinds(scenario) {
+        for kind in self.kinds(round, scenario) {
             let (measure, error) = (kind.name().to_owned(), reason.clone());
             self.log.line(&Line::Failure(Failure {
                 round,
@@ -189,9 +189,13 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn kinds(&self, scenario: Scenario) -> Vec<Kind> {
-        let only = &self.plan.only;
-        let wanted = |kind: &&Kind| only.is_empty() || only.contains(kind);
+    /// What is measured in a round.
+    fn kinds(&self, round: u32, scenario: Scenario) -> Vec<Kind> {
+        let Plan { only, effort, .. } = self.plan;
+        let wanted = |kind: &&Kind| {
+            let asked_for = only.is_empty() || only.contains(kind);
+            asked_for && (**kind != Kind::Rate || round <= effort.rate_rounds)
+        };
         Kind::of(scenario).iter().filter(wanted).copied().collect()
     }
 
@@ -207,7 +211,7 @@ impl Session<'_> {
         let charged = switch.charged();
         let io = self.io.as_str();
         let loads = Loads { lab: self.lab, program, effort, scenario, charged, io };
-        for kind in self.kinds(scenario) {
+        for kind in self.kinds(round, scenario) {
             let evidence = || Evidence::take(self.lab, switch);
             let mut load = || {
                 let before = evidence()?;
