@@ -145,6 +145,9 @@ static __always_inline void find_flow(const struct weir_config *c, const struct 
 	}
 }
 
+/* has_free counts the free places of both buckets, those of the second in these. */
+#define IN_SECOND 4
+
 #define PLACE_NONE (-1)
 #define PLACE_IN_CHANGE (-2) /* it may be at one that a writer does not come to an end with */
 
@@ -183,17 +186,25 @@ __noinline int find_place(struct search *s)
 				mask = (s->v6 ? WEIR_VERDICTS6 : WEIR_VERDICTS4) / WEIR_FLOW_BUCKET - 1;
 			else
 				mask = s->v6 ? c->flow6_mask : c->flow4_mask;
-			place = place_of(s->hash, mask, n);
+			/* 0, 1, 3, 2: the place to choose comes last. */
+			place = place_of(s->hash, mask, n ^ n >> 1);
 			state = look_at(s, place, &f);
 			if (f.rest)
 				return place;
 			if (state == LOOK_AGAIN)
 				busy++;
-			if (state == WEIR_FLOW_FREE) {
-				s->free_ctl = f.ctl;
-				s->free_place = place;
-				s->has_free = 1;
-			}
+			if (state != WEIR_FLOW_FREE)
+				continue;
+			/* Of two buckets the emptier, of two the first, and of that the
+			 * first place: where lookups come first (claim_free() of
+			 * table/src/flow/writing.rs). */
+			s->has_free += n < WEIR_FLOW_BUCKET ? 1 : IN_SECOND;
+			if (n < WEIR_FLOW_BUCKET ? s->has_free > 1 :
+						   s->has_free / IN_SECOND <=
+							   s->has_free % IN_SECOND)
+				continue;
+			s->free_ctl = f.ctl;
+			s->free_place = place;
 		}
 		if (!busy)
 			break;

@@ -50,9 +50,9 @@ struct search {
 	__u64 hash;
 	__u32 v6;
 	__u32 in_verdicts; /* in the verdict cache, not in the flow table */
-	__u64 free_ctl;    /* of the last free place */
+	__u64 free_ctl;    /* of the free place to take */
 	__u32 free_place;
-	__u32 has_free;
+	__u32 has_free;    /* 0: there is none */
 };
 
 struct tuple {
