@@ -247,16 +247,28 @@ impl Plan {
     }
 }
 
+/// Files that are open beside the sockets of ports.
+const OTHER_FILES: u32 = 100;
+
+/// Packets of a slice at most where each is the first to its port: as many as there may be open
+/// sockets, each slice's and the warm-up's at once.
+pub fn most_first_packets(slices: u32) -> u32 {
+    let maximum = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let sockets = u32::try_from(maximum).unwrap_or(u32::MAX).saturating_sub(OTHER_FILES + 1);
+    sockets / slices.saturating_add(1)
+}
+
 /// Each port is a socket, so that no packet is answered by "port unreachable".
 fn raise_open_files(sockets: u32) -> Result<()> {
-    let wanted = u64::from(sockets) + 100;
+    let wanted = u64::from(sockets) + u64::from(OTHER_FILES);
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {
         return Ok(());
     }
     let maximum = limit.maximum.map(|maximum| maximum.max(wanted));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
-        .with_context(|| format!("{sockets} open sockets (ulimit -n)"))
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).with_context(|| {
+        format!("{sockets} open sockets: fewer --packets or --slices, or a higher `ulimit -Hn`")
+    })
 }
 
 /// Keeps the packets in flight few; see the head of the module.
@@ -350,6 +362,14 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
+
+    #[test]
+    fn as_many_first_packets_as_sockets_may_be_open() {
+        for slices in [1, 5] {
+            let packets = most_first_packets(slices).min(5_000);
+            raise_open_files(packets * (slices + 1) + 1).unwrap();
+        }
+    }
 
     fn plan(to: impl Into<IpAddr>) -> Plan {
         let to = to.into();

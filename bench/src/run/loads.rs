@@ -13,6 +13,7 @@ use super::effort::Effort;
 use super::lab::{Lab, Where, output};
 use super::scenario::{Family, Flows, Load, Scenario, Size};
 use super::search::{self, Found, Rate, Trial};
+use crate::flood::most_first_packets;
 use crate::place::processors;
 
 /// How long a load may take beyond what it was told to.
@@ -132,7 +133,10 @@ impl Loads<'_> {
                 (format!("--flows={flows}"), effort.packets, effort.slices)
             }
             Flows::New => ("--new".to_owned(), effort.new_packets, effort.new_slices),
-            Flows::First => ("--first".to_owned(), effort.new_packets, effort.new_slices),
+            Flows::First => {
+                let packets = effort.new_packets.min(most_first_packets(effort.new_slices));
+                ("--first".to_owned(), packets, effort.new_slices)
+            }
         };
         let mut words =
             vec![flows, format!("--size={}", bytes(size)), format!("--packets={packets}")];
