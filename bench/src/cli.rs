@@ -163,6 +163,10 @@ struct Run {
     /// What is measured [default: all that belongs to a scenario]
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Kind>,
+    /// Search for rates in these scenarios alone, since that takes longer than all else
+    /// [default: in all of established flows]
+    #[arg(long, value_name = "SCENARIO", value_delimiter = ',')]
+    rates: Vec<Scenario>,
     /// Rounds [default: 5, with --quick 2]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
@@ -206,12 +210,22 @@ impl Run {
         once("scenario", &self.scenarios)?;
         once("contender", contenders.iter().map(|contender| contender.name()))?;
         once("measurement (--only)", self.only.iter().map(|kind| kind.name()))?;
+        once("scenario (--rates)", &self.rates)?;
+        let has_none = |scenario: &&Scenario| {
+            !self.scenarios.contains(scenario) || !Kind::of(**scenario).contains(&Kind::Rate)
+        };
+        if let Some(scenario) = self.rates.iter().find(has_none) {
+            return Err(format!(
+                "--rates {scenario}: not among the scenarios, or not of established flows"
+            ));
+        }
         let mut command = vec!["weir-bench".to_owned()];
         command.extend(std::env::args().skip(1));
         Ok(Plan {
             scenarios: self.scenarios.clone(),
             contenders: contenders.to_vec(),
             only: self.only.clone(),
+            rates: self.rates.clone(),
             effort: Effort { rounds: self.rounds.unwrap_or(effort.rounds), ..effort },
             lab: self.lab.clone(),
             bin: self.bin.clone(),
@@ -439,6 +453,9 @@ mod tests {
             ("64b-1r-10kf apps-1r 64b-1r-10000f", "scenario 64b-1r-10kf is named twice"),
             ("apps-1r --contenders plain,weir,plain", "contender plain is named twice"),
             ("apps-1r --only tcp,rr,tcp", "(--only) tcp is named twice"),
+            ("64b-1r-1f --rates 64b-1r-1f,64b-1r-1f", "(--rates) 64b-1r-1f is named twice"),
+            ("64b-1r-1f --rates 64b-1r-10f", "--rates 64b-1r-10f: not among the scenarios"),
+            ("64b-1r-new --rates 64b-1r-new", "or not of established flows"),
         ] {
             let error = plan(words).unwrap_err();
             assert!(error.contains(twice), "{words}: {error}");

@@ -9,8 +9,6 @@ use crate::latency::ENOUGH;
 pub struct Effort {
     /// Rounds; every round takes a value of everything.
     pub rounds: u32,
-    /// Of these, the first that search for rates as well, which takes longer than all else.
-    pub rate_rounds: u32,
     /// Packets of one slice of established flows.
     pub packets: u32,
     /// Slices, whose median is the value.
@@ -43,7 +41,6 @@ impl Effort {
     /// What figures are taken with: as many rounds as a median with an interval needs.
     pub const DEFAULT: Self = Self {
         rounds: 5,
-        rate_rounds: 2,
         packets: 30_000,
         slices: 7,
         new_packets: 5_000,
@@ -62,7 +59,6 @@ impl Effort {
     /// Whether it works, not how fast.
     pub const QUICK: Self = Self {
         rounds: 2,
-        rate_rounds: 1,
         packets: 20_000,
         slices: 3,
         new_packets: 2_000,
@@ -92,14 +88,13 @@ impl fmt::Display for Effort {
         write!(
             f,
             "cpu: {} slices of {} packets, {} of {} where every packet is a new flow; \
-             rates in the first {} rounds: trials of {} s after {} s of warm-up, at most {} in the \
-             first and {} a goal later; latency {} to {} s a rate; TCP {} s; {} transactions; connections \
+             rates: trials of {} s after {} s of warm-up, at most {} in the first round and {} a \
+             goal later; latency {} to {} s a rate; TCP {} s; {} transactions; connections \
              {} s",
             self.slices,
             self.packets,
             self.new_slices,
             self.new_packets,
-            self.rate_rounds,
             self.trial,
             self.warm_up,
             self.search,

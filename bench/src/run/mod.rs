@@ -55,6 +55,9 @@ pub struct Plan {
     pub contenders: Vec<Contender>,
     /// What is measured; empty: all that belongs to a scenario.
     pub only: Vec<Kind>,
+    /// The scenarios in which rates are searched for, which takes longer than all else; empty:
+    /// all that have one.
+    pub rates: Vec<Scenario>,
     /// How long.
     pub effort: Effort,
     /// `scripts/lab`.
@@ -176,7 +179,7 @@ impl Session<'_> {
             self.unable.insert((scenario, contender));
             return self.log.line(&Line::Unable(Unable { scenario, contender, reason }));
         }
-        for kind in self.kinds(round, scenario) {
+        for kind in self.kinds(scenario) {
             let (measure, error) = (kind.name().to_owned(), reason.clone());
             self.log.line(&Line::Failure(Failure {
                 round,
@@ -189,12 +192,11 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What is measured in a round.
-    fn kinds(&self, round: u32, scenario: Scenario) -> Vec<Kind> {
-        let Plan { only, effort, .. } = self.plan;
+    fn kinds(&self, scenario: Scenario) -> Vec<Kind> {
+        let Plan { only, rates, .. } = self.plan;
         let wanted = |kind: &&Kind| {
             let asked_for = only.is_empty() || only.contains(kind);
-            asked_for && (**kind != Kind::Rate || round <= effort.rate_rounds)
+            asked_for && (**kind != Kind::Rate || rates.is_empty() || rates.contains(&scenario))
         };
         Kind::of(scenario).iter().filter(wanted).copied().collect()
     }
@@ -211,7 +213,7 @@ impl Session<'_> {
         let charged = switch.charged();
         let io = self.io.as_str();
         let loads = Loads { lab: self.lab, program, effort, scenario, charged, io };
-        for kind in self.kinds(round, scenario) {
+        for kind in self.kinds(scenario) {
             let evidence = || Evidence::take(self.lab, switch);
             let mut load = || {
                 let before = evidence()?;
