@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use tracing::{error, info, warn};
-use weir_control::agent::Agent;
+use weir_control::agent::FolderAgent;
 use weir_control::ledger::Ledger;
 use weir_control::metrics;
 use weir_control::names::NamesWriter;
@@ -85,7 +85,7 @@ fn run(args: &Args) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let mailbox = Arc::new(Mailbox::new().context("no eventfd")?);
         let agent =
-            Agent::new(&folder, args.node.clone(), Arc::clone(&mailbox), Arc::clone(&ledger))?
+            FolderAgent::new(&folder, args.node.clone(), Arc::clone(&mailbox), Arc::clone(&ledger))?
                 .naming(names)
                 .keeping(&run_dir);
         let courier = Courier::new(

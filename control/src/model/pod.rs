@@ -36,6 +36,10 @@ pub struct ContainerPort {
 pub struct Pod {
     /// Namespace and name.
     pub key: ObjectKey,
+    /// The UID by which the pod's node knows it, if it is stated: `metadata.uid`, or, of the mirror
+    /// of a static pod, the static pod's own. Decides no verdict: it tells a pod from another that
+    /// had its name before.
+    pub uid: Option<Box<str>>,
     /// Labels.
     pub labels: Labels,
     /// `status.podIP` and `status.podIPs`, without repetition, in that order.
@@ -61,6 +65,7 @@ impl Pod {
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
             key: ObjectKey::new(namespace, name),
+            uid: None,
             labels: Labels::new(),
             addresses: Vec::new(),
             phase: Phase::Live,
@@ -88,6 +93,7 @@ pub(super) fn decode(
     let mut problems = Problems::default();
     let metadata = decode_metadata(root, origin, &mut problems);
     let mut pod = Pod {
+        uid: decode_uid(root),
         labels: metadata.labels,
         terminating: root
             .field("metadata")
@@ -118,6 +124,18 @@ pub(super) fn decode(
         });
     }
     (!pod.refused || !pod.addresses.is_empty()).then_some(pod)
+}
+
+/// What a kubelet writes into the mirror that it makes of a static pod: the static pod's UID, which
+/// is what it tells the runtime and the CNI plugins. Nobody but the API knows the mirror's own.
+/// A kubelet runs no pod of the API that carries it, so nobody takes another pod's place by it.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+fn decode_uid(root: &Place<'_>) -> Option<Box<str>> {
+    let metadata = root.node.get("metadata")?;
+    let mirror = metadata.get("annotations").and_then(|annotations| annotations.get_str(MIRROR));
+    let stated = |uid: Option<&str>| uid.filter(|uid| !uid.is_empty()).map(Box::from);
+    stated(mirror).or_else(|| stated(metadata.get_str("uid")))
 }
 
 fn decode_spec(spec: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
@@ -236,4 +254,28 @@ fn decode_address(place: &Place<'_>, problems: &mut Problems) -> Option<IpAddr> 
         return None;
     }
     Some(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{Object, load};
+
+    #[test]
+    fn the_uid_is_that_by_which_the_node_knows_the_pod() {
+        for (metadata, expect) in [
+            ("name: p", None),
+            ("name: p, uid: \"\"", None),
+            ("name: p, uid: 7", None),
+            ("name: p, uid: 0a-b", Some("0a-b")),
+            ("name: p, uid: 0a-b, annotations: {x: y}", Some("0a-b")),
+            ("name: p, uid: 0a-b, annotations: {kubernetes.io/config.mirror: 7f9c}", Some("7f9c")),
+            ("name: p, uid: 0a-b, annotations: {kubernetes.io/config.mirror: \"\"}", Some("0a-b")),
+        ] {
+            let text = format!("{{apiVersion: v1, kind: Pod, metadata: {{{metadata}}}}}");
+            let loaded = load("t", text.as_bytes()).unwrap();
+            assert_eq!(loaded.complaints, [], "{metadata}");
+            let [Object::Pod(pod)] = &loaded.objects[..] else { panic!("{metadata}") };
+            assert_eq!(pod.uid.as_deref(), expect, "{metadata}");
+        }
+    }
 }

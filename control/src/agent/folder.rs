@@ -1,10 +1,5 @@
-//! The control process: watch the source, compile, hand over to the courier.
-//!
-//! Two threads: this one reads, compiles and logs; the courier (see `publisher`) talks to the
-//! dataplane. Both tell the ledger. What is logged about the input is logged once, when it appears, and once more when it
-//! is settled.
+//! Follows a folder of manifests: looks again at every change, and at times without one.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,35 +7,27 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::compile::{Compiled, compile};
-use crate::index::{Changes, Index};
+use super::core::Core;
 use crate::ledger::Ledger;
 use crate::model::{Complaint, Effect, Origin, Severity};
 use crate::names::NamesWriter;
-use crate::publisher::{Desired, Mailbox};
+use crate::publisher::Mailbox;
 use crate::source::watch::{Handle, Wake, Watch};
 use crate::source::{Folder, State};
 
 /// Follows a folder and puts every new state into the mailbox.
 #[derive(Debug)]
-pub struct Agent {
+pub struct FolderAgent {
     folder: Folder,
     watch: Watch,
     /// Device and inode of what is watched; another one means that the watch sees nothing any more.
     watched: Option<(u64, u64)>,
-    node: Option<String>,
-    mailbox: Arc<Mailbox>,
-    ledger: Arc<Ledger>,
-    names: Option<NamesWriter>,
+    core: Core,
     run_dir: Option<PathBuf>,
-    index: Index,
-    /// The compiler's last result, and the image as it was handed over.
-    compiled: Option<(Compiled, Desired)>,
-    /// What is wrong with what was read last, and what of it was logged.
+    /// What is wrong with what was read last.
     complaints: Vec<Complaint>,
-    logged: BTreeSet<(u8, String)>,
     skipped: Option<String>,
     /// Files of which nothing is in force.
     unread: usize,
@@ -48,7 +35,7 @@ pub struct Agent {
     unkept: Option<String>,
 }
 
-impl Agent {
+impl FolderAgent {
     /// Begins to watch; nothing is read yet.
     ///
     /// # Errors
@@ -66,15 +53,9 @@ impl Agent {
             folder: Folder::new(path),
             watch,
             watched: identity(path),
-            node,
-            mailbox,
-            ledger,
-            names: None,
+            core: Core::new(node, mailbox, ledger),
             run_dir: None,
-            index: Index::default(),
-            compiled: None,
             complaints: Vec::new(),
-            logged: BTreeSet::new(),
             skipped: None,
             unread: 0,
             unkept: None,
@@ -84,7 +65,7 @@ impl Agent {
     /// Leaves pods' names with this writer.
     #[must_use]
     pub fn naming(mut self, names: NamesWriter) -> Self {
-        self.names = Some(names);
+        self.core.name_with(names);
         self
     }
 
@@ -130,25 +111,25 @@ impl Agent {
                     consequence: "what was read last stays in force".to_owned(),
                 };
                 // What was wrong with what is in force still is.
-                let all = self.complaints.iter().chain([&complaint]).cloned().collect();
-                self.report(all);
+                let all: Vec<Complaint> =
+                    self.complaints.iter().chain([&complaint]).cloned().collect();
+                self.core.report(&all, self.unread);
                 return;
             }
         };
-        let changes = self.index.sync(&state.loaded.objects);
+        let changes = self.core.index.sync(&state.loaded.objects);
         let held = self.is_held(&state);
         self.review(&state, held);
-        let is_first = self.compiled.is_none();
+        let is_first = !self.core.is_compiled();
         if !held {
             self.folder.settle();
         }
         self.keep();
-        if !held && (changes.verdicts() || is_first) {
-            self.compile(changes, since);
+        if !held {
+            self.core.publish(changes, since);
         }
-        // Last: nothing is decided by names.
-        if let Some(names) = self.names.as_ref().filter(|_| changes.pods || is_first) {
-            names.put(&self.index);
+        if changes.pods || is_first {
+            self.core.name();
         }
     }
 
@@ -157,7 +138,7 @@ impl Agent {
     /// process; after that its own memory is complete.
     fn is_held(&self, state: &State) -> bool {
         let enforces = |run_dir: &PathBuf| run_dir.join(weir_table::TABLE_FILE).exists();
-        state.unknown > 0 && self.compiled.is_none() && self.run_dir.as_ref().is_some_and(enforces)
+        state.unknown > 0 && !self.core.is_compiled() && self.run_dir.as_ref().is_some_and(enforces)
     }
 
     /// Keeps what is read, before any of it is published.
@@ -192,55 +173,9 @@ impl Agent {
         }
     }
 
-    fn compile(&mut self, changes: Changes, since: Instant) {
-        if let Some((compiled, desired)) = &mut self.compiled
-            && !changes.policies
-            && !changes.namespaces
-            && let Some(addresses) = compiled.reclassify(&self.index)
-        {
-            if desired.addresses != addresses {
-                desired.addresses = addresses;
-                self.mailbox.put(desired.clone(), since);
-            }
-            return;
-        }
-        let begin = Instant::now();
-        let compiled = compile(&self.index);
-        let image = match &self.compiled {
-            // The same image: the table in force says it all already.
-            Some((_, before)) if *before.image == compiled.image => Arc::clone(&before.image),
-            _ => Arc::new(compiled.image.clone()),
-        };
-        let desired = Desired { image, addresses: compiled.addresses.clone() };
-        let unchanged = self.compiled.as_ref().is_some_and(|(_, before)| {
-            Arc::ptr_eq(&before.image, &desired.image) && before.addresses == desired.addresses
-        });
-        info!(
-            namespaces = self.index.namespaces().len(),
-            pods = self.index.pods().len(),
-            pods_here = self.pods_here(),
-            policies = self.index.policies().len(),
-            refused_policies = self.index.policies().filter(|policy| policy.refused).count(),
-            compile_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX),
-            changed = !unchanged,
-            "compiled"
-        );
-        if !unchanged {
-            self.mailbox.put(desired.clone(), since);
-        }
-        self.compiled = Some((compiled, desired));
-    }
-
-    /// Pods of this node, if its name was given. The table holds all pods: both ends of a
-    /// connection are judged, and explained, on either node.
-    fn pods_here(&self) -> Option<usize> {
-        let node = self.node.as_deref()?;
-        Some(self.index.pods().filter(|pod| pod.node.as_deref() == Some(node)).count())
-    }
-
     fn review(&mut self, state: &State, held: bool) {
         self.complaints.clone_from(&state.loaded.complaints);
-        self.complaints.extend(self.index.conflicts());
+        self.complaints.extend(self.core.index.conflicts());
         self.unread = state.unread;
         if held {
             self.complaints.push(Complaint {
@@ -256,7 +191,7 @@ impl Agent {
                 consequence: "until then nothing is published, and the dataplane keeps the table that it has".to_owned(),
             });
         }
-        self.report(self.complaints.clone());
+        self.core.report(&self.complaints, self.unread);
         let skipped = state.loaded.skipped_in_words();
         if skipped != self.skipped {
             if let Some(words) = &skipped {
@@ -264,28 +199,6 @@ impl Agent {
             }
             self.skipped = skipped;
         }
-    }
-
-    /// Logs what is new, and that what was logged before is settled; tells the ledger.
-    fn report(&mut self, complaints: Vec<Complaint>) {
-        self.ledger.input(&self.index, &complaints, self.unread);
-        let lines = complaints.iter().map(|c| (c.severity as u8, c.to_string()));
-        let now: BTreeSet<(u8, String)> = lines.collect();
-        for (severity, text) in now.difference(&self.logged) {
-            if *severity == Severity::Refused as u8 {
-                error!("refused: {text}");
-            } else {
-                warn!("{text}");
-            }
-        }
-        for (_, text) in self.logged.difference(&now) {
-            info!("settled: {text}");
-        }
-        if now != self.logged {
-            let refused = now.iter().filter(|(s, _)| *s == Severity::Refused as u8).count();
-            info!(refused, complaints = now.len(), "state of the input");
-        }
-        self.logged = now;
     }
 }
 
