@@ -16,7 +16,8 @@
 //!
 //! And what is built on them: [`classify`] asks table and address map, [`diff`] says for
 //! which addresses two generations differ, [`gate`] when every worker has taken one over,
-//! [`publish`] brings it from control, [`saved`] keeps it for a restart.
+//! [`publish`] brings it from control, [`saved`] keeps it for a restart. [`cni`] is how the
+//! plugin that runs for every pod speaks with the dataplane.
 //!
 //! Unsafe code is confined to [`mem`]; everything else works on `&[u8]` that
 //! cannot change or on `&[AtomicU64]` that may, and treats every value that it
@@ -28,6 +29,8 @@ pub mod abi;
 pub mod addr;
 pub mod addrmap;
 pub mod classify;
+#[cfg(not(loom))]
+pub mod cni;
 pub mod counters;
 pub mod diff;
 pub mod drops;
