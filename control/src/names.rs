@@ -60,7 +60,7 @@ impl NamesWriter {
 
 /// The list of an index. An address that several pods claim is nobody's, and has no name.
 fn list(index: &Index) -> List {
-    let owners = index.endpoints().into_iter();
+    let owners = index.owned();
     let named = owners.filter_map(|(address, owner)| match owner {
         Owner::Pod(pod) => Some((Address::from(address), pod.key.clone())),
         Owner::Isolated(_) => None,

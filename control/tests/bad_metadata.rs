@@ -83,7 +83,7 @@ fn namespaces_that_are_none() {
         let namespace = loaded.objects.iter().map(|object| match object {
             Object::NetworkPolicy(policy) => {
                 assert_eq!(policy.refused, refused, "{written}");
-                policy.key.namespace.as_str()
+                &*policy.key.namespace
             }
             other => panic!("{other:?}"),
         });

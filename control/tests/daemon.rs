@@ -107,8 +107,8 @@ fn a_full_address_map_becomes_a_generation_and_is_not_announced() {
     let mut dataplane = Dataplane::start(&world.run, 0);
     let mut control = world.control();
     assert_eq!(dataplane.next(), 1);
-    // Room is for twice the pods of the beginning, and some more.
-    let many_pods = 300;
+    // Room is for a quarter more than at the beginning, and a thousand, rounded up.
+    let many_pods = 3000;
     let mut many = String::new();
     for number in 0..many_pods {
         many += &MORE

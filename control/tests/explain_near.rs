@@ -7,6 +7,7 @@
 mod clusters;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use clusters::{Ends, connection, ends, objects, pick, traffic};
 use proptest::prelude::*;
@@ -26,14 +27,16 @@ fn cases() -> u32 {
 fn apply(objects: &mut Vec<Object>, near: &NearMiss, fix: &Fix) {
     match fix {
         Fix::PodLabel(key, label, value) => for_pod(objects, key, |pod| {
+            let labels = Arc::make_mut(&mut pod.labels);
             match value {
-                Some(value) => pod.labels.insert(label.clone(), value.clone()),
-                None => pod.labels.remove(label),
+                Some(value) => labels.insert(label.clone(), value.clone()),
+                None => labels.remove(label),
             };
         }),
         Fix::PortName { pod, name, protocol, port } => for_pod(objects, pod, |pod| {
             let name = Some(name.clone());
-            pod.ports.push(ContainerPort { name, protocol: *protocol, port: *port });
+            let new = ContainerPort { name, protocol: *protocol, port: *port };
+            pod.ports = pod.ports.iter().cloned().chain([new]).collect();
         }),
         Fix::NamespaceLabel(name, label, value) => {
             let found = objects.iter_mut().find_map(|object| match object {

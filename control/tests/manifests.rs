@@ -188,7 +188,7 @@ fn network_policy(policy: &NetworkPolicy, coin: &mut Coin) -> Value {
     }
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"namespace": policy.key.namespace, "name": policy.key.name},
+        "metadata": {"namespace": *policy.key.namespace, "name": *policy.key.name},
         "spec": spec,
     })
 }
@@ -239,11 +239,11 @@ fn pod_manifest(pod: &Pod, coin: &mut Coin) -> Value {
         }
     }
     let mut metadata = Map::new();
-    put(&mut metadata, "namespace", json!(pod.key.namespace));
-    put(&mut metadata, "name", json!(pod.key.name));
+    put(&mut metadata, "namespace", json!(*pod.key.namespace));
+    put(&mut metadata, "name", json!(*pod.key.name));
     match pod.labels.is_empty() {
         true => coin.idle(&mut metadata, "labels", json!({})),
-        false => put(&mut metadata, "labels", json!(pod.labels)),
+        false => put(&mut metadata, "labels", json!(*pod.labels)),
     }
     if pod.terminating {
         put(&mut metadata, "deletionTimestamp", json!("2024-01-01T00:00:00Z"));

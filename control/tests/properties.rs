@@ -16,7 +16,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use weir_control::compile::compile;
 use weir_control::eval::Offline;
-use weir_control::index::Index;
+use weir_control::index::{Index, Touched};
 use weir_control::model::{
     Direction, LabelSelector, NetworkPolicy, Object, ObjectKey, Operator, Peer, Phase, Pod,
     PortMatch, Protocol, Requirement, namespace::NAME_LABEL,
@@ -94,7 +94,7 @@ proptest! {
         let keep = before.iter().filter(|object| !matches!(object, Object::Pod(_))).cloned();
         let after = Index::of(keep.chain(pods.into_iter().map(Object::Pod)));
         let compiled = compile(&Index::of(before));
-        if let Some(addresses) = compiled.reclassify(&after) {
+        if let Some(addresses) = compiled.classes.reclassify(&after) {
             let fresh = Offline::of(after).unwrap();
             let old = with_addresses(&compiled, &addresses);
             let pool = pool(&fresh.index);
@@ -104,6 +104,34 @@ proptest! {
                 let (a, b) = (old.evaluate(&connection), fresh.classifier.evaluate(&connection));
                 prop_assert_eq!(a.is_allowed(), b.is_allowed(), "{} → {} {:?}", src, dst, traffic);
             }
+        }
+    }
+
+    /// Whatever changes of pods do not touch keeps its class.
+    #[test]
+    fn touched_addresses_are_all_that_differ(
+        before in objects(),
+        pods in prop::collection::vec(pod(), 1..16),
+    ) {
+        let others = before.iter().filter(|object| !matches!(object, Object::Pod(_))).cloned();
+        let after: Vec<Object> = others.chain(pods.into_iter().map(Object::Pod)).collect();
+        let mut index = Index::of(before);
+        let compiled = compile(&index);
+        index.take_touched();
+        index.sync(&after);
+        let Touched::These(touched) = index.take_touched() else { panic!("so few are named") };
+        let all = compiled.classes.reclassify(&index);
+        let these = compiled.classes.reclassify_these(&index, touched);
+        prop_assert_eq!(these.is_some(), all.is_some());
+        if let (Some(these), Some(all)) = (these, all) {
+            let mut addresses: BTreeMap<_, _> = compiled.addresses.into_iter().collect();
+            for (address, class) in these {
+                match class {
+                    Some(class) => addresses.insert(address, class),
+                    None => addresses.remove(&address),
+                };
+            }
+            prop_assert_eq!(addresses, all.into_iter().collect());
         }
     }
 

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use tracing::{error, info, warn};
 
-use crate::compile::{Compiled, compile};
-use crate::index::{Changes, Index};
+use crate::compile::{Classes, Compiled, compile};
+use crate::index::{Changes, Index, Touched};
 use crate::ledger::Ledger;
 use crate::model::{Complaint, Severity};
 use crate::names::NamesWriter;
-use crate::publisher::{Desired, Mailbox};
+use crate::publisher::Mailbox;
 
 /// The state that every change of the input passes through.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(super) struct Core {
     names: Option<NamesWriter>,
     /// The objects in force.
     pub(super) index: Index,
-    /// The compiler's last result, and the image as it was handed over.
-    compiled: Option<(Compiled, Desired)>,
+    /// The classes of the image that was compiled last.
+    classes: Option<Classes>,
     /// What of the complaints was logged.
     logged: BTreeSet<(u8, String)>,
 }
@@ -36,7 +36,7 @@ impl Core {
             ledger,
             names: None,
             index: Index::default(),
-            compiled: None,
+            classes: None,
             logged: BTreeSet::new(),
         }
     }
@@ -48,7 +48,7 @@ impl Core {
 
     /// Whether this process has published anything.
     pub(super) fn is_compiled(&self) -> bool {
-        self.compiled.is_some()
+        self.classes.is_some()
     }
 
     /// Publishes what the index means now, if it is anything new; `changes` since the last time,
@@ -57,42 +57,41 @@ impl Core {
         if !changes.verdicts() && self.is_compiled() {
             return;
         }
-        if let Some((compiled, desired)) = &mut self.compiled
-            && !changes.policies
-            && !changes.namespaces
-            && let Some(addresses) = compiled.reclassify(&self.index)
-        {
-            if desired.addresses != addresses {
-                desired.addresses = addresses;
-                self.mailbox.put(desired.clone(), since);
-            }
+        let touched = self.index.take_touched();
+        if !changes.policies && !changes.namespaces && self.reclassify(touched, since).is_some() {
             return;
         }
         let begin = Instant::now();
-        let compiled = compile(&self.index);
-        let image = match &self.compiled {
-            // The same image: the table in force says it all already.
-            Some((_, before)) if *before.image == compiled.image => Arc::clone(&before.image),
-            _ => Arc::new(compiled.image.clone()),
-        };
-        let desired = Desired { image, addresses: compiled.addresses.clone() };
-        let unchanged = self.compiled.as_ref().is_some_and(|(_, before)| {
-            Arc::ptr_eq(&before.image, &desired.image) && before.addresses == desired.addresses
-        });
+        let Compiled { image, addresses, classes } = compile(&self.index);
+        let compile_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.classes = Some(classes);
+        let changed = self.mailbox.put(image, addresses, since);
         info!(
             namespaces = self.index.namespaces().len(),
             pods = self.index.pods().len(),
             pods_here = self.pods_here(),
             policies = self.index.policies().len(),
             refused_policies = self.index.policies().filter(|policy| policy.refused).count(),
-            compile_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX),
-            changed = !unchanged,
+            compile_us,
+            changed,
             "compiled"
         );
-        if !unchanged {
-            self.mailbox.put(desired.clone(), since);
+    }
+
+    /// Changes the addresses of pods that changed, if the image in force has the classes that they
+    /// need; `None` if a new one is needed.
+    fn reclassify(&self, touched: Touched, since: Instant) -> Option<()> {
+        let classes = self.classes.as_ref()?;
+        match touched {
+            Touched::These(addresses) => {
+                let changes = classes.reclassify_these(&self.index, addresses)?;
+                self.mailbox.put_changes(changes, since);
+            }
+            Touched::Any => {
+                self.mailbox.put_addresses(classes.reclassify(&self.index)?, since);
+            }
         }
-        self.compiled = Some((compiled, desired));
+        Some(())
     }
 
     /// Hands the names of the index's pods to their writer. After everything else: nothing is

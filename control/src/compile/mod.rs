@@ -40,14 +40,30 @@ pub struct Compiled {
     pub image: PolicyImage,
     /// Every pod address and its class, in the order of the addresses.
     pub addresses: Vec<(Address, u32)>,
-    vocabulary: Vocabulary,
+    /// What classifies addresses of pods that change later.
+    pub classes: Classes,
 }
 
-impl Compiled {
+/// The classes of an image, to classify addresses while policies and namespaces stay as they are.
+#[derive(Debug, Clone)]
+pub struct Classes(Vocabulary);
+
+impl Classes {
     /// The address list of an index whose policies and namespaces have not changed since; `None`
     /// if a pod needs a class that this image lacks, so that a new image is needed.
     pub fn reclassify(&self, index: &Index) -> Option<Vec<(Address, u32)>> {
-        Some(to_addresses(self.vocabulary.classify(index)?))
+        Some(to_addresses(self.0.classify(index)?))
+    }
+
+    /// The same for some addresses alone: the class of each, `None` where no pod owns it.
+    pub fn reclassify_these(
+        &self,
+        index: &Index,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Option<Vec<(Address, Option<u32>)>> {
+        let classify =
+            |address| Some((Address::from(address), self.0.classify_one(index, address)?));
+        addresses.into_iter().map(classify).collect()
     }
 }
 
@@ -63,7 +79,7 @@ pub fn compile(index: &Index) -> Compiled {
         compiler.add_policy(policy);
     }
     let image = compiler.finish();
-    Compiled { image, addresses: to_addresses(addresses), vocabulary }
+    Compiled { image, addresses: to_addresses(addresses), classes: Classes(vocabulary) }
 }
 
 /// One policy, ready to be joined with others.
@@ -117,8 +133,8 @@ impl<'a> Compiler<'a> {
         let mut by_cidr_class = vec![Vec::new(); vocabulary.blocks.len()];
         for (class, key) in vocabulary.keys.iter().enumerate() {
             by_cidr_class[key.cidr_class as usize].push(class);
-            let Who::Pod(pod) = &key.who else { continue };
-            for port in &pod.ports {
+            let Who::Pod(pod) = key.who else { continue };
+            for port in &vocabulary.identities[pod as usize].ports {
                 named
                     .entry((port.name, port.protocol))
                     .or_default()
@@ -153,7 +169,7 @@ impl<'a> Compiler<'a> {
         let number = count(self.policies.len());
         self.policies
             .push(PolicyInfo { kind: PolicyKind::NetworkPolicy, name: policy.key.to_string() });
-        let namespace = self.vocabulary.namespaces.get(&policy.key.namespace).copied();
+        let namespace = self.vocabulary.namespaces.get(&*policy.key.namespace).copied();
         let terms = [Direction::Ingress, Direction::Egress].map(|direction| {
             policy.isolates(direction).then(|| {
                 let rules = policy.rules(direction).iter();
@@ -229,8 +245,9 @@ impl<'a> Compiler<'a> {
                     return set;
                 }
                 let (scope, pods) = &key;
-                let set = self.collect(|class| match &class.who {
+                let set = self.collect(|class| match class.who {
                     Who::Pod(pod) => {
+                        let pod = &words.identities[pod as usize];
                         let inside = match scope {
                             Scope::Own(namespace) => *namespace == Some(pod.namespace),
                             Scope::Selected(selector) => words.namespace_labels
@@ -271,7 +288,7 @@ impl<'a> Compiler<'a> {
         let mut deny_all = None;
         let mut classes = Vec::with_capacity(self.bound);
         for key in &self.vocabulary.keys {
-            let pod = match &key.who {
+            let pod = match key.who {
                 Who::Outside => {
                     classes.push(ClassInfo::UNRESTRICTED);
                     continue;
@@ -284,7 +301,7 @@ impl<'a> Compiler<'a> {
                     classes.push(ClassInfo { ingress: program, egress: program });
                     continue;
                 }
-                Who::Pod(pod) => pod,
+                Who::Pod(pod) => &self.vocabulary.identities[pod as usize],
             };
             let selecting: Vec<u32> = by_namespace
                 .get(&pod.namespace)

@@ -7,6 +7,7 @@
 //! labels of a Deployment's pods does not make a class of its own.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -115,19 +116,30 @@ pub(super) struct PodIdentity {
     pub(super) ports: Box<[NamedPort]>,
 }
 
+/// Where a pod's namespace, labels and ports are.
+type Place = [*const (); 3];
+
+fn place(pod: &Pod) -> Place {
+    [
+        Arc::as_ptr(&pod.key.namespace).cast(),
+        Arc::as_ptr(&pod.labels).cast(),
+        Arc::as_ptr(&pod.ports).cast(),
+    ]
+}
+
 /// What a class stands for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Who {
     /// An address that no pod owns.
     Outside,
-    /// A pod.
-    Pod(PodIdentity),
+    /// A pod; by the number of its identity.
+    Pod(u32),
     /// An address whose owner is not known for sure.
     Isolated,
 }
 
 /// A class: who, and which ipBlocks match.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ClassKey {
     pub(super) who: Who,
     pub(super) cidr_class: u32,
@@ -143,6 +155,9 @@ pub(super) struct Vocabulary {
     pub(super) namespaces: FxHashMap<String, u32>,
     /// Encoded labels of each namespace; `None`: no selector selects it.
     pub(super) namespace_labels: Vec<Option<Box<[u32]>>>,
+    /// Identities of pods by their numbers.
+    pub(super) identities: Vec<PodIdentity>,
+    identity_numbers: FxHashMap<PodIdentity, u32>,
     classes: FxHashMap<ClassKey, u32>,
     /// The classes in their order: those of addresses outside first, one a CIDR class.
     pub(super) keys: Vec<ClassKey>,
@@ -158,6 +173,8 @@ impl Vocabulary {
             blocks: Blocks::of(index.policies()),
             namespaces: FxHashMap::default(),
             namespace_labels: Vec::new(),
+            identities: Vec::new(),
+            identity_numbers: FxHashMap::default(),
             classes: FxHashMap::default(),
             keys: Vec::new(),
         };
@@ -167,27 +184,50 @@ impl Vocabulary {
         for cidr_class in 0..count(words.blocks.len()) {
             words.number(ClassKey { who: Who::Outside, cidr_class });
         }
-        let mut addresses = Vec::new();
-        for (address, owner) in index.endpoints() {
-            if let Owner::Pod(pod) = owner {
-                words.add_namespace(index, &pod.key.namespace);
-            }
-            if let Some(key) = words.key(address, owner) {
-                addresses.push((address, words.number(key)));
-            }
+        let owned = index.owned();
+        let mut addresses = Vec::with_capacity(owned.len());
+        // Pods of one owner share labels and ports (see `index`), so most are known by where these
+        // are. The index is borrowed: nothing of it moves meanwhile.
+        let mut known: FxHashMap<Place, u32> = FxHashMap::default();
+        for (address, owner) in owned {
+            let who = match owner {
+                Owner::Isolated(_) => Who::Isolated,
+                Owner::Pod(pod) => {
+                    let identity = known.entry(place(pod));
+                    Who::Pod(*identity.or_insert_with(|| words.add_identity(index, pod)))
+                }
+            };
+            let key = ClassKey { who, cidr_class: words.blocks.class_of(address) };
+            addresses.push((address, words.number(key)));
         }
         (words, addresses)
+    }
+
+    fn add_identity(&mut self, index: &Index, pod: &Pod) -> u32 {
+        let namespace = self.add_namespace(index, &pod.key.namespace);
+        let identity = self.identity(namespace, pod);
+        let identities = &mut self.identities;
+        *self.identity_numbers.entry(identity).or_insert_with_key(|identity| {
+            identities.push(identity.clone());
+            count(identities.len() - 1)
+        })
     }
 
     /// Classifies every address of an index whose policies and namespaces are those this
     /// vocabulary was made of. `None` if some pod needs a class that does not exist.
     pub(super) fn classify(&self, index: &Index) -> Option<Vec<(IpAddr, u32)>> {
-        let endpoints = index.endpoints();
-        let classes = endpoints.into_iter().map(|(address, owner)| {
+        let classes = index.owned().map(|(address, owner)| {
             let class = self.classes.get(&self.key(address, owner)?)?;
             Some((address, *class))
         });
         classes.collect()
+    }
+
+    /// Classifies one address of such an index: `Some(None)` if no pod owns it, `None` if its pod
+    /// needs a class that does not exist.
+    pub(super) fn classify_one(&self, index: &Index, address: IpAddr) -> Option<Option<u32>> {
+        let Some(owner) = index.owner(&address) else { return Some(None) };
+        self.classes.get(&self.key(address, owner)?).map(|class| Some(*class))
     }
 
     fn mention(&mut self, policy: &NetworkPolicy) {
@@ -210,41 +250,48 @@ impl Vocabulary {
         }
     }
 
-    fn add_namespace(&mut self, index: &Index, name: &str) {
-        if !self.namespaces.contains_key(name) {
-            let labels = match index.namespace_labels(name) {
-                NamespaceLabels::Unknown => None,
-                NamespaceLabels::Known(labels) => Some(self.namespace_words.encode(labels)),
-                NamespaceLabels::NameOnly(name) => {
-                    let labels = Labels::from([(NAME_LABEL.to_owned(), name)]);
-                    Some(self.namespace_words.encode_over(UNKNOWN, &labels))
-                }
-            };
-            self.namespaces.insert(name.to_owned(), count(self.namespace_labels.len()));
-            self.namespace_labels.push(labels);
+    fn add_namespace(&mut self, index: &Index, name: &str) -> u32 {
+        if let Some(number) = self.namespaces.get(name) {
+            return *number;
         }
+        let labels = match index.namespace_labels(name) {
+            NamespaceLabels::Unknown => None,
+            NamespaceLabels::Known(labels) => Some(self.namespace_words.encode(labels)),
+            NamespaceLabels::NameOnly(name) => {
+                let labels = Labels::from([(NAME_LABEL.to_owned(), name)]);
+                Some(self.namespace_words.encode_over(UNKNOWN, &labels))
+            }
+        };
+        let number = count(self.namespace_labels.len());
+        self.namespaces.insert(name.to_owned(), number);
+        self.namespace_labels.push(labels);
+        number
     }
 
     fn number(&mut self, key: ClassKey) -> u32 {
         let next = count(self.keys.len());
         let keys = &mut self.keys;
         *self.classes.entry(key).or_insert_with_key(|key| {
-            keys.push(key.clone());
+            keys.push(*key);
             next
         })
     }
 
-    /// The class key of an address; `None` if its pod's namespace is not known here.
+    /// The class key of an address; `None` if no pod of its kind was here before.
     fn key(&self, address: IpAddr, owner: Owner<'_>) -> Option<ClassKey> {
         let who = match owner {
             Owner::Isolated(_) => Who::Isolated,
-            Owner::Pod(pod) => Who::Pod(PodIdentity {
-                namespace: *self.namespaces.get(&pod.key.namespace)?,
-                labels: self.pod_words.encode(&pod.labels),
-                ports: self.ports(pod),
-            }),
+            Owner::Pod(pod) => {
+                let namespace = *self.namespaces.get(&*pod.key.namespace)?;
+                Who::Pod(*self.identity_numbers.get(&self.identity(namespace, pod))?)
+            }
         };
         Some(ClassKey { who, cidr_class: self.blocks.class_of(address) })
+    }
+
+    fn identity(&self, namespace: u32, pod: &Pod) -> PodIdentity {
+        let labels = self.pod_words.encode(&pod.labels);
+        PodIdentity { namespace, labels, ports: self.ports(pod) }
     }
 
     fn ports(&self, pod: &Pod) -> Box<[NamedPort]> {

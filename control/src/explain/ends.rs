@@ -40,18 +40,17 @@ pub(super) struct Ends<'a> {
 
 impl<'a> Ends<'a> {
     pub(super) fn of(index: &'a Index, source: IpAddr, destination: IpAddr) -> Self {
-        let endpoints = index.endpoints();
-        let end = |address| (address, among(index, endpoints.get(&address), address));
+        let end = |address| (address, holder(index, address));
         Self { index, source: end(source), destination: end(destination) }
     }
 }
 
 /// Who has one address.
 pub(super) fn holder(index: &Index, address: IpAddr) -> Holder<'_> {
-    among(index, index.endpoints().get(&address), address)
+    among(index, index.owner(&address), address)
 }
 
-fn among<'a>(index: &'a Index, owner: Option<&Owner<'a>>, address: IpAddr) -> Holder<'a> {
+fn among<'a>(index: &'a Index, owner: Option<Owner<'a>>, address: IpAddr) -> Holder<'a> {
     match owner {
         Some(Owner::Pod(pod)) => return Holder::Pod(pod),
         Some(Owner::Isolated(pod)) => return Holder::Contested(pod),

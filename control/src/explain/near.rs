@@ -229,7 +229,7 @@ pub fn nearest(mut all: Vec<NearMiss>) -> Vec<NearMiss> {
 
 /// The pod at an address, if exactly one owns it and selectors can match it.
 pub fn pod_at(index: &Index, address: IpAddr) -> Option<&Pod> {
-    match index.endpoints().get(&address) {
+    match index.owner(&address) {
         Some(Owner::Pod(pod)) => Some(pod),
         _ => None,
     }

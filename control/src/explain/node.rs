@@ -32,7 +32,7 @@ pub(super) fn own_node(ends: &Ends<'_>) -> OwnNode {
     for (end, other) in [(ends.source, ends.destination), (ends.destination, ends.source)] {
         let ((address, holder), (_, Holder::Pod(pod))) = (end, other) else { continue };
         match (node_of(holder), &pod.node) {
-            (Some(node), Some(of)) if node == of => {
+            (Some(node), Some(of)) if *node == **of => {
                 return OwnNode::Yes { node: node.to_owned(), pod: pod.key.to_string() };
             }
             (Some(_), Some(_)) => {}

@@ -67,7 +67,7 @@ fn pod_misses(
                 "pod {} is in namespace {namespace}, and a podSelector alone means the policy's own, {}",
                 pod.key, policy.key.namespace
             );
-            let selector = LabelSelector::labels([(NAME_LABEL, namespace.as_str())]);
+            let selector = LabelSelector::labels([(NAME_LABEL, &**namespace)]);
             let fix = match labels {
                 NamespaceLabels::Unknown => Fix::Nothing,
                 _ => Fix::Edit(Edit::NamespaceSelector(selector)),
@@ -81,7 +81,7 @@ fn pod_misses(
         }
         (Some(selector), labels) => {
             let subject = format!("namespace {namespace}");
-            let implied = Labels::from([(NAME_LABEL.to_owned(), namespace.clone())]);
+            let implied = Labels::from([(NAME_LABEL.to_owned(), namespace.to_string())]);
             let labels = match labels {
                 NamespaceLabels::Known(labels) => labels,
                 _ => {
@@ -93,7 +93,7 @@ fn pod_misses(
                 // Every namespace has this label, and its value is its name.
                 match key == NAME_LABEL {
                     true => Fix::Nothing,
-                    false => Fix::NamespaceLabel(namespace.clone(), key.to_owned(), value),
+                    false => Fix::NamespaceLabel(namespace.to_string(), key.to_owned(), value),
                 }
             }));
         }

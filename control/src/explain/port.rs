@@ -56,7 +56,7 @@ fn numbers(port: &PortRule, destination: Option<&Pod>) -> Vec<(u16, u16)> {
         PortMatch::All => vec![(0, u16::MAX)],
         PortMatch::Range(first, last) => vec![(*first, *last)],
         PortMatch::Named(name) => {
-            let ports = destination.map(|pod| pod.ports.as_slice()).unwrap_or_default();
+            let ports = destination.map(|pod| &*pod.ports).unwrap_or_default();
             let named = ports.iter().filter(|declared| {
                 declared.name.as_deref() == Some(name) && declared.protocol == port.protocol
             });

@@ -4,7 +4,8 @@
 //!   objects ──sync/apply/delete──► Index { namespaces, pods, policies,     ──► Changes
 //!                                    │      services, endpoint slices, nodes }
 //!                                    │
-//!                                    └─ endpoints(): address → one pod, or nobody for sure
+//!                                    ├─ endpoints(): address → one pod, or nobody for sure
+//!                                    └─ take_touched(): addresses to look at again
 //! ```
 //!
 //! Pure: no clock, no files, no threads; the same objects in any order give the same index.
@@ -16,11 +17,15 @@
 //!   policies close. A terminating pod gives way to one that is not.
 
 mod namespaces;
+mod owners;
+mod shared;
 
 pub use namespaces::NamespaceLabels;
+pub use owners::Touched;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::model::{
     Complaint, Effect, EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectId, ObjectKey,
@@ -65,15 +70,31 @@ impl Changes {
 }
 
 /// Every object in force.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Index {
     namespaces: BTreeMap<String, Namespace>,
-    pods: BTreeMap<ObjectKey, Pod>,
+    pods: BTreeMap<ObjectKey, Arc<Pod>>,
     policies: BTreeMap<ObjectKey, NetworkPolicy>,
     services: BTreeMap<ObjectKey, Service>,
     endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
     nodes: BTreeMap<String, Node>,
+    owners: owners::Owners,
+    shared: shared::Shared,
 }
+
+/// The same objects, however they came.
+impl PartialEq for Index {
+    fn eq(&self, other: &Self) -> bool {
+        self.namespaces == other.namespaces
+            && self.pods == other.pods
+            && self.policies == other.policies
+            && self.services == other.services
+            && self.endpoint_slices == other.endpoint_slices
+            && self.nodes == other.nodes
+    }
+}
+
+impl Eq for Index {}
 
 /// Who owns an address.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +121,7 @@ impl Index {
         let id = object.id();
         let changed = match object {
             Object::Namespace(new) => replace(&mut self.namespaces, new.name.clone(), new),
-            Object::Pod(new) => replace(&mut self.pods, new.key.clone(), new),
+            Object::Pod(new) => self.apply_pod(new),
             Object::NetworkPolicy(new) => replace(&mut self.policies, new.key.clone(), new),
             Object::Service(new) => replace(&mut self.services, new.key.clone(), new),
             Object::EndpointSlice(new) => replace(&mut self.endpoint_slices, new.key.clone(), new),
@@ -112,12 +133,28 @@ impl Index {
         changes
     }
 
+    fn apply_pod(&mut self, mut new: Pod) -> bool {
+        let old = self.pods.get(&new.key);
+        if old.is_some_and(|old| **old == new) {
+            return false;
+        }
+        self.shared.share(&mut new);
+        let new = Arc::new(new);
+        self.owners.replace(old, Some(&new));
+        self.pods.insert(new.key.clone(), new);
+        true
+    }
+
     /// Removes an object.
     pub fn delete(&mut self, id: &ObjectId) -> Changes {
         let mut changes = Changes::default();
         let existed = match id {
             ObjectId::Namespace(name) => self.namespaces.remove(name).is_some(),
-            ObjectId::Pod(key) => self.pods.remove(key).is_some(),
+            ObjectId::Pod(key) => {
+                let old = self.pods.remove(key);
+                self.owners.replace(old.as_ref(), None);
+                old.is_some()
+            }
             ObjectId::NetworkPolicy(key) => self.policies.remove(key).is_some(),
             ObjectId::Service(key) => self.services.remove(key).is_some(),
             ObjectId::EndpointSlice(key) => self.endpoint_slices.remove(key).is_some(),
@@ -155,7 +192,7 @@ impl Index {
     fn holds(&self, object: &Object) -> bool {
         match object {
             Object::Namespace(new) => self.namespaces.get(&new.name) == Some(new),
-            Object::Pod(new) => self.pods.get(&new.key) == Some(new),
+            Object::Pod(new) => self.pods.get(&new.key).is_some_and(|old| **old == *new),
             Object::NetworkPolicy(new) => self.policies.get(&new.key) == Some(new),
             Object::Service(new) => self.services.get(&new.key) == Some(new),
             Object::EndpointSlice(new) => self.endpoint_slices.get(&new.key) == Some(new),
@@ -185,12 +222,12 @@ impl Index {
 
     /// Pods by namespace and name.
     pub fn pods(&self) -> impl ExactSizeIterator<Item = &Pod> {
-        self.pods.values()
+        self.pods.values().map(|pod| &**pod)
     }
 
     /// A pod.
     pub fn pod(&self, key: &ObjectKey) -> Option<&Pod> {
-        self.pods.get(key)
+        self.pods.get(key).map(|pod| &**pod)
     }
 
     /// Declared namespaces.
@@ -225,24 +262,31 @@ impl Index {
 
     /// Every address that a pod owns, in the order of the addresses.
     pub fn endpoints(&self) -> BTreeMap<IpAddr, Owner<'_>> {
-        self.claims().into_iter().map(|(address, claims)| (address, settle(&claims))).collect()
+        self.owned().collect()
     }
 
-    fn claims(&self) -> BTreeMap<IpAddr, Vec<&Pod>> {
-        let mut claims: BTreeMap<IpAddr, Vec<&Pod>> = BTreeMap::new();
-        for pod in self.pods.values().filter(|pod| pod.is_policed()) {
-            for &address in &pod.addresses {
-                claims.entry(address).or_default().push(pod);
-            }
-        }
-        claims
+    /// The same, one after the other.
+    pub fn owned(&self) -> impl ExactSizeIterator<Item = (IpAddr, Owner<'_>)> {
+        self.owners.all().map(|(address, claims)| (address, settle(claims)))
+    }
+
+    /// Who owns an address; `None`: no pod.
+    pub fn owner(&self, address: &IpAddr) -> Option<Owner<'_>> {
+        let claims = self.owners.of(address);
+        (!claims.is_empty()).then(|| settle(claims))
+    }
+
+    /// Addresses whose owner may be another one, or look otherwise to policies, because of pods
+    /// that came, changed or went since the last call. Policies and namespaces touch none.
+    pub fn take_touched(&mut self) -> Touched {
+        self.owners.take_touched()
     }
 
     /// Addresses that several live pods claim, said in words.
     pub fn conflicts(&self) -> Vec<Complaint> {
         let mut complaints = Vec::new();
-        for (address, claims) in self.claims() {
-            let rivals = rivals(&claims);
+        for (address, claims) in self.owners.contested() {
+            let rivals = rivals(claims);
             if rivals.len() < 2 {
                 continue;
             }
@@ -271,12 +315,17 @@ fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, new: V) -> bo
 }
 
 /// Those claimants that are not on their way out; all of them if every one is.
-fn rivals<'a>(claims: &[&'a Pod]) -> Vec<&'a Pod> {
-    let staying: Vec<&Pod> = claims.iter().copied().filter(|pod| !pod.terminating).collect();
-    if staying.is_empty() { claims.to_vec() } else { staying }
+fn rivals(claims: &[Arc<Pod>]) -> Vec<&Pod> {
+    let all = || claims.iter().map(|pod| &**pod);
+    let staying: Vec<&Pod> = all().filter(|pod| !pod.terminating).collect();
+    if staying.is_empty() { all().collect() } else { staying }
 }
 
-fn settle<'a>(claims: &[&'a Pod]) -> Owner<'a> {
+/// Who of those that claim an address owns it; at least one claims it.
+fn settle(claims: &[Arc<Pod>]) -> Owner<'_> {
+    if let [pod] = claims {
+        return if pod.refused { Owner::Isolated(pod) } else { Owner::Pod(pod) };
+    }
     let rivals = rivals(claims);
     match rivals[..] {
         [pod] if !pod.refused => Owner::Pod(pod),
@@ -299,7 +348,7 @@ mod tests {
         let index = Index::of(pods.into_iter().map(Object::Pod));
         let endpoints = index.endpoints();
         endpoints.get(&"10.0.0.1".parse::<IpAddr>().unwrap()).map(|owner| match owner {
-            Owner::Pod(pod) => pod.key.name.clone(),
+            Owner::Pod(pod) => pod.key.name.to_string(),
             Owner::Isolated(_) => "isolated".to_owned(),
         })
     }

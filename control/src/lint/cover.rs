@@ -221,7 +221,7 @@ impl<'a, 'w> Entry<'a, 'w> {
                 }
             }
             let mut numbers = vec![Vec::new(); self.ports.names.len()];
-            for declared in destinations.iter().flat_map(|pod| &world.pods[pod].ports) {
+            for declared in destinations.iter().flat_map(|pod| world.pods[pod].ports.iter()) {
                 for (i, (protocol, name)) in self.ports.names.iter().enumerate() {
                     if declared.protocol == *protocol && declared.name.as_deref() == Some(*name) {
                         numbers[i].push(declared.port);

@@ -134,8 +134,8 @@ fn dns_servers(world: &World<'_>) -> Vec<Server> {
 /// that a Service has DNS in its name, or offers port 53, does not make it the cluster's.)
 fn is_cluster_dns(service: &Service) -> bool {
     let labelled = service.selector.get(DNS_LABEL.0).is_some_and(|value| value == DNS_LABEL.1);
-    service.key.namespace == SYSTEM_NAMESPACE
-        && (labelled || service.key.name == DNS_LABEL.1)
+    *service.key.namespace == *SYSTEM_NAMESPACE
+        && (labelled || *service.key.name == *DNS_LABEL.1)
         && service.ports.iter().any(|p| p.protocol == Protocol::Udp && p.port == DNS_PORT)
 }
 

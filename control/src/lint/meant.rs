@@ -37,7 +37,7 @@ fn system(world: &World<'_>, view: &PolicyView<'_>, notes: &mut Notes<'_, '_>) {
     let policy = view.policy;
     let place = ("spec.podSelector", 0);
     let governed = view.governed.len();
-    if policy.key.namespace != SYSTEM_NAMESPACE {
+    if *policy.key.namespace != *SYSTEM_NAMESPACE {
         return;
     }
     let pods = match (world.pods.is_empty(), governed) {

@@ -117,7 +117,7 @@ fn missing(
     place: (String, u32),
     notes: &mut Notes<'_, '_>,
 ) {
-    let declared = || destinations.iter().flat_map(|pod| &world.pods[pod].ports);
+    let declared = || destinations.iter().flat_map(|pod| world.pods[pod].ports.iter());
     let named = |port: &&crate::model::ContainerPort| port.name.as_deref() == Some(name);
     let other_protocol = declared().find(named).map(|port| port.protocol);
     let names: BTreeSet<&str> = declared().filter_map(|port| port.name.as_deref()).collect();

@@ -106,7 +106,7 @@ fn selects_nothing(world: &World<'_>, view: &PolicyView<'_>, notes: &mut Notes<'
         let known: Vec<&str> = world
             .inhabited()
             .chain(world.index.namespaces().map(|namespace| namespace.name.as_str()))
-            .filter(|known| known != namespace)
+            .filter(|known| **known != **namespace)
             .collect();
         let declared = world.index.namespace(namespace).is_some();
         let near = nearest(namespace, known).filter(|_| !declared);
@@ -123,7 +123,7 @@ fn selects_nothing(world: &World<'_>, view: &PolicyView<'_>, notes: &mut Notes<'
         );
         return;
     }
-    let labels: Vec<&Labels> = own.map(|pod| &world.pods[pod].labels).collect();
+    let labels: Vec<&Labels> = own.map(|pod| &*world.pods[pod].labels).collect();
     let found = nothing(&policy.pod_selector, &labels, &format!("pod of namespace {namespace}"));
     let elsewhere = elsewhere(world, namespace, &policy.pod_selector);
     notes.add(
@@ -209,7 +209,7 @@ fn empty_peer(
     let labels: Vec<&Labels> = chosen
         .iter()
         .flat_map(|namespace| world.in_namespace(namespace))
-        .map(|pod| &world.pods[pod].labels)
+        .map(|pod| &*world.pods[pod].labels)
         .collect();
     let Nothing { why, nearest } =
         nothing(selector, &labels, &format!("pod of namespace {}", some_of(&chosen)));

@@ -126,7 +126,7 @@ pub(super) fn check(world: &World<'_>, verdicts: usize, findings: &mut Vec<Findi
     let mut addresses = Addresses::new(world);
     let mut unchecked: Vec<&Service> = Vec::new();
     for service in world.index.services() {
-        let key = (service.key.namespace.as_str(), service.key.name.as_str());
+        let key = (&*service.key.namespace, &*service.key.name);
         let own = slices.get(&key).map(Vec::as_slice).unwrap_or_default();
         for (port, backends) in of_slices(world, service, own) {
             let told = addresses.look(world, service, port, &backends, &mut left);

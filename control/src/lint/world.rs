@@ -167,7 +167,7 @@ impl<'a> World<'a> {
                 let rules = policy.rules(direction).iter().map(|rule| {
                     let peers = rule.peers.iter().map(|peer| {
                         let own = matches!(&peer.peer, Peer::Pods { namespaces: None, .. });
-                        let scope = own.then_some(policy.key.namespace.as_str());
+                        let scope = own.then_some(&*policy.key.namespace);
                         let set = known
                             .entry((scope, &peer.peer))
                             .or_insert_with(|| self.peers(policy, &peer.peer));
@@ -184,7 +184,7 @@ impl<'a> World<'a> {
 
     /// Who is in which class, and on whom policies act.
     fn sort_endpoints(&mut self) {
-        for (address, owner) in self.index.endpoints() {
+        for (address, owner) in self.index.owned() {
             let Owner::Pod(pod) = owner else { continue };
             let class = self.class_of(address.into()).0 as usize;
             let Some(number) = self.number(&pod.key) else { continue };

@@ -194,12 +194,11 @@ impl Metrics {
 
 /// How policies concern the pods, each pod once.
 fn endpoint_states(index: &Index) -> [(&'static str, usize); 5] {
-    let endpoints = index.endpoints();
     let mut counts =
         [("policed", 0), ("host_network", 0), ("finished", 0), ("no_address", 0), ("isolated", 0)];
     for pod in index.pods() {
         let contested = || {
-            let mut owners = pod.addresses.iter().filter_map(|address| endpoints.get(address));
+            let mut owners = pod.addresses.iter().filter_map(|address| index.owner(address));
             owners.any(|owner| !matches!(owner, Owner::Pod(owner) if owner.key == pod.key))
         };
         let state = match pod.phase {

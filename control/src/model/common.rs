@@ -1,6 +1,7 @@
 //! What the decoders of several kinds share: metadata, protocols, addresses, complaints.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::decode::{Place, Problems};
 use super::document::Value;
@@ -34,9 +35,9 @@ pub(super) fn decode_metadata(
     }
     // No namespace has this name, so nobody's namesake is hidden.
     let namespace = decode_namespace(&place, problems);
-    metadata.key.namespace = namespace.unwrap_or_else(|| "(unreadable)".to_owned());
+    metadata.key.namespace = namespace.map_or_else(|| "(unreadable)".into(), Arc::from);
     if let Some(name) = decode_name(&place, problems) {
-        metadata.key.name = name;
+        metadata.key.name = Arc::from(name);
     }
     if let Some(field) = place.field("labels") {
         metadata.labels = decode_labels(&field, problems);

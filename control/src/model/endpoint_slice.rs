@@ -4,6 +4,7 @@
 //! that fails any of them is left out, and decides no verdict otherwise.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::common::{complain, decode_ip, decode_metadata, decode_protocol};
 use super::decode::{Place, Problems};
@@ -176,7 +177,8 @@ fn decode_endpoint(
         && let Some(name) = target.field("name").and_then(|name| name.string(problems))
     {
         let namespace = target.field("namespace").and_then(|field| field.string(problems));
-        endpoint.pod = Some(ObjectKey::new(namespace.unwrap_or(&slice.namespace), name));
+        let namespace = namespace.map_or_else(|| Arc::clone(&slice.namespace), Arc::from);
+        endpoint.pod = Some(ObjectKey::new(namespace, name));
     }
     if let Some(field) = place.field("nodeName") {
         endpoint.node = field.string(problems).map(str::to_owned);

@@ -69,7 +69,7 @@ pub fn load(file: &str, bytes: &[u8]) -> Result<Loaded, SyntaxError> {
 /// Gives objects without a name a number where the line does not tell them apart (`jq -c` writes
 /// one line only): each of them isolates for itself.
 fn number_unnamed(objects: &mut [Object]) {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut counts: BTreeMap<Arc<str>, usize> = BTreeMap::new();
     for object in objects {
         let name = match object {
             Object::Pod(pod) => &mut pod.key.name,
@@ -81,7 +81,7 @@ fn number_unnamed(objects: &mut [Object]) {
             let count = counts.entry(name.clone()).or_default();
             *count += 1;
             if *count > 1 {
-                name.push_str(&format!(" {count}"));
+                *name = format!("{name} {count}").into();
             }
         }
     }

@@ -43,7 +43,7 @@ pub(super) fn decode(
     let mut problems = Problems::default();
     let metadata = decode_metadata(root, origin, &mut problems);
     let mut node = Node {
-        name: metadata.key.name,
+        name: metadata.key.name.to_string(),
         labels: metadata.labels,
         addresses: Vec::new(),
         pod_cidrs: Vec::new(),

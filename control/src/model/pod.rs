@@ -1,6 +1,7 @@
 //! `v1` Pod: what identifies it on the wire and to selectors.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::common::decode_metadata;
 use super::decode::{Place, Problems};
@@ -40,8 +41,8 @@ pub struct Pod {
     /// of a static pod, the static pod's own. Decides no verdict: it tells a pod from another that
     /// had its name before.
     pub uid: Option<Box<str>>,
-    /// Labels.
-    pub labels: Labels,
+    /// Labels; those of pods of one owner are one in the [`Index`](crate::index::Index).
+    pub labels: Arc<Labels>,
     /// `status.podIP` and `status.podIPs`, without repetition, in that order.
     pub addresses: Vec<IpAddr>,
     /// Phase.
@@ -49,9 +50,10 @@ pub struct Pod {
     /// `spec.hostNetwork`: the pod has its node's addresses and is not policed.
     pub host_network: bool,
     /// `spec.nodeName`.
-    pub node: Option<String>,
-    /// Ports of containers and of sidecars (init containers with `restartPolicy: Always`).
-    pub ports: Vec<ContainerPort>,
+    pub node: Option<Arc<str>>,
+    /// Ports of containers and of sidecars (init containers with `restartPolicy: Always`); shared
+    /// as labels are.
+    pub ports: Arc<[ContainerPort]>,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
     /// Part of the object could not be read: isolated in both directions.
@@ -62,16 +64,16 @@ pub struct Pod {
 
 impl Pod {
     /// A live pod on the pod network without addresses, labels or ports.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self {
             key: ObjectKey::new(namespace, name),
             uid: None,
-            labels: Labels::new(),
+            labels: Arc::default(),
             addresses: Vec::new(),
             phase: Phase::Live,
             host_network: false,
             node: None,
-            ports: Vec::new(),
+            ports: Arc::default(),
             terminating: false,
             refused: false,
             origin: Origin::memory(),
@@ -94,7 +96,7 @@ pub(super) fn decode(
     let metadata = decode_metadata(root, origin, &mut problems);
     let mut pod = Pod {
         uid: decode_uid(root),
-        labels: metadata.labels,
+        labels: Arc::new(metadata.labels),
         terminating: root
             .field("metadata")
             .is_some_and(|metadata| metadata.field("deletionTimestamp").is_some()),
@@ -143,11 +145,12 @@ fn decode_spec(spec: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
         pod.host_network = field.boolean(problems).unwrap_or(false);
     }
     if let Some(field) = spec.field("nodeName") {
-        pod.node = field.string(problems).map(str::to_owned);
+        pod.node = field.string(problems).map(Arc::from);
     }
+    let mut ports = Vec::new();
     if let Some(field) = spec.field("containers") {
         for container in field.items(problems) {
-            decode_ports(&container, pod, problems);
+            decode_ports(&container, &mut ports, problems);
         }
     }
     if let Some(field) = spec.field("initContainers") {
@@ -158,13 +161,14 @@ fn decode_spec(spec: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
             // KEP-753: an init container that restarts always is a sidecar and serves as long as
             // the pod does.
             if container.node.get_str("restartPolicy") == Some("Always") {
-                decode_ports(&container, pod, problems);
+                decode_ports(&container, &mut ports, problems);
             }
         }
     }
+    pod.ports = Arc::from(ports);
 }
 
-fn decode_ports(container: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
+fn decode_ports(container: &Place<'_>, ports: &mut Vec<ContainerPort>, problems: &mut Problems) {
     if !container.is_map(problems) {
         return;
     }
@@ -202,7 +206,7 @@ fn decode_ports(container: &Place<'_>, pod: &mut Pod, problems: &mut Problems) {
             },
         };
         if let Some(protocol) = protocol {
-            pod.ports.push(ContainerPort { name, protocol, port });
+            ports.push(ContainerPort { name, protocol, port });
         }
     }
 }

@@ -1,6 +1,5 @@
 //! One generation in shared memory: the sealed table and the address map that goes with it.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -10,14 +9,7 @@ use weir_table::mem::SharedWords;
 use weir_table::policy::{ClassId, EncodeError, PolicyImage, encode};
 use weir_table::seal::{SealError, sealed_copy};
 
-/// What the dataplane is to enforce.
-#[derive(Debug, Clone)]
-pub struct Desired {
-    /// The image, unnumbered.
-    pub image: Arc<PolicyImage>,
-    /// Every pod address and its class in that image, each address once.
-    pub addresses: Vec<(Address, u32)>,
-}
+use super::mailbox::Desired;
 
 /// Why a generation could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -52,33 +44,28 @@ pub struct Live {
     /// Size of the encoded table, in bytes.
     pub bytes: usize,
     table: OwnedFd,
+    /// The only copy on this side: the map itself is what is in force.
     map: AddressMapWriter<SharedWords>,
-    addresses: BTreeMap<Address, u32>,
 }
 
 impl Live {
-    /// Encodes and seals a table and fills an address map with room to grow.
+    /// Encodes and seals a table and fills an address map with room to grow; all that is wanted is
+    /// taken.
     ///
     /// # Errors
     /// [`LiveError`]; what the dataplane has is untouched.
-    pub fn create(generation: u64, desired: &Desired) -> Result<Self, LiveError> {
+    pub fn create(generation: u64, desired: &mut Desired) -> Result<Self, LiveError> {
         let numbered = PolicyImage { generation, ..PolicyImage::clone(&desired.image) };
         let bytes = encode(&numbered)?;
         let table = sealed_copy("weir-policy", &bytes)?;
-        // Twice what there is: pods come and go without a new generation.
-        let room = desired.addresses.len() * 2 + 64;
+        // Pods come and go without a new generation.
+        let room = desired.addresses.len() + desired.addresses.len() / 4 + 1024;
         let mut map = AddressMapWriter::create(generation, room)?;
         for (address, class) in &desired.addresses {
             map.insert(*address, ClassId(*class))?;
         }
-        Ok(Self {
-            generation,
-            image: Arc::clone(&desired.image),
-            bytes: bytes.len(),
-            table,
-            map,
-            addresses: desired.addresses.iter().copied().collect(),
-        })
+        desired.taken();
+        Ok(Self { generation, image: Arc::clone(&desired.image), bytes: bytes.len(), table, map })
     }
 
     /// The sealed table.
@@ -93,7 +80,7 @@ impl Live {
 
     /// How many addresses are mapped.
     pub fn addresses(&self) -> usize {
-        self.addresses.len()
+        self.map.len()
     }
 
     /// The address map's epoch: how many changes were made to it.
@@ -113,28 +100,27 @@ impl Live {
     /// # Errors
     /// [`AddressMapError::Full`]: a new generation is needed, with a larger map. Addresses already
     /// changed are right; the others are as before.
-    pub fn update(&mut self, wanted: &[(Address, u32)]) -> Result<Update, AddressMapError> {
-        let wanted: BTreeMap<Address, u32> = wanted.iter().copied().collect();
+    pub fn update(&mut self, desired: &mut Desired) -> Result<Update, AddressMapError> {
+        let changes: Vec<(Address, Option<u32>)> = match desired.changed() {
+            Some(changed) => changed.collect(),
+            None => {
+                let reader = self.map.reader()?;
+                let gone = reader.iter().map(|(address, _)| address);
+                let gone = gone.filter(|address| !desired.addresses.contains_key(address));
+                let all = desired.addresses.iter().map(|(address, class)| (*address, Some(*class)));
+                gone.map(|address| (address, None)).chain(all).collect()
+            }
+        };
         let mut update = Update::default();
         // Removals first: they make room.
-        let gone: Vec<Address> = self
-            .addresses
-            .keys()
-            .filter(|address| !wanted.contains_key(address))
-            .copied()
-            .collect();
-        for address in gone {
-            self.map.remove(address);
-            self.addresses.remove(&address);
-            update.removed += 1;
+        for (address, _) in changes.iter().filter(|(_, class)| class.is_none()) {
+            update.removed += usize::from(self.map.remove(*address));
         }
-        for (address, class) in wanted {
-            if self.addresses.get(&address) != Some(&class) {
-                self.map.insert(address, ClassId(class))?;
-                self.addresses.insert(address, class);
-                update.set += 1;
-            }
+        for (address, class) in changes {
+            let Some(class) = class else { continue };
+            update.set += usize::from(self.map.insert(address, ClassId(class))?);
         }
+        desired.taken();
         Ok(update)
     }
 }

@@ -1,7 +1,7 @@
 //! Brings the wanted state to the dataplane and keeps it there.
 //!
 //! ```text
-//!   agent ──put──► Mailbox (the latest wanted state, no queue) ──► Courier (a thread)
+//!   agent ──put──► Mailbox (the wanted state, and what of it is new) ──► Courier (a thread)
 //!                                                                    │ connect, back off
 //!                                                                    │ Live: memfds
 //!                                                                    ▼
@@ -20,15 +20,17 @@
 //! * a state counts as delivered only when the dataplane has said that it enforces it.
 
 mod live;
+mod mailbox;
 
-pub use live::{Desired, Live, LiveError, Update};
+pub use live::{Live, LiveError, Update};
+pub use mailbox::{Desired, Mailbox};
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing::{error, info, warn};
 use weir_table::publish::{PublishError, Publisher, Summary};
 
@@ -43,62 +45,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a failure that goes on is logged again.
 const REMIND: Duration = Duration::from_secs(30);
 
-#[derive(Debug, Default)]
-struct Slot {
-    wanted: Option<(Desired, Instant)>,
-    stop: bool,
-}
-
-/// Holds the latest wanted state for the courier.
-#[derive(Debug)]
-pub struct Mailbox {
-    slot: Mutex<Slot>,
-    bell: OwnedFd,
-}
-
-impl Mailbox {
-    /// An empty mailbox.
-    ///
-    /// # Errors
-    /// The kernel gives no eventfd.
-    pub fn new() -> std::io::Result<Self> {
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { slot: Mutex::default(), bell })
-    }
-
-    /// Replaces the wanted state; `since` is when its cause was noticed.
-    pub fn put(&self, desired: Desired, since: Instant) {
-        self.with(|slot| {
-            // The oldest cause that has not been served counts.
-            let since = slot.wanted.as_ref().map_or(since, |(_, before)| since.min(*before));
-            slot.wanted = Some((desired, since));
-        });
-        self.ring();
-    }
-
-    /// Ends the courier.
-    pub fn stop(&self) {
-        self.with(|slot| slot.stop = true);
-        self.ring();
-    }
-
-    fn with<T>(&self, f: impl FnOnce(&mut Slot) -> T) -> T {
-        // A panic while the lock was held cannot leave the two fields half written.
-        f(&mut self.slot.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn ring(&self) {
-        // It can only fail if the counter is full, and then the bell rings already.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
-    }
-
-    fn quiet(&self) {
-        let mut count = [0; 8];
-        // Nothing to read means that it did not ring.
-        let _ = rustix::io::read(&self.bell, &mut count);
-    }
-}
-
 /// The thread that publishes.
 #[derive(Debug)]
 pub struct Courier {
@@ -108,8 +54,7 @@ pub struct Courier {
     summary: Summary,
     connection: Option<Publisher>,
     live: Option<Live>,
-    /// The present wanted state, and since when it is not yet enforced.
-    wanted: Option<Desired>,
+    /// Since when what is wanted is not yet enforced.
     pending: Option<Instant>,
     /// When the oldest change of the source was noticed that is not yet enforced.
     cause: Option<Instant>,
@@ -133,7 +78,6 @@ impl Courier {
             summary: Summary { source },
             connection: None,
             live: None,
-            wanted: None,
             pending: None,
             cause: None,
             last_generation: 0,
@@ -145,13 +89,11 @@ impl Courier {
     /// Publishes until the mailbox says stop.
     pub fn run(mut self) {
         loop {
-            self.mailbox.quiet();
-            let (wanted, stop) = self.mailbox.with(|slot| (slot.wanted.take(), slot.stop));
+            let (since, stop) = self.mailbox.look();
             if stop {
                 return;
             }
-            if let Some((desired, since)) = wanted {
-                self.wanted = Some(desired);
+            if let Some(since) = since {
                 let oldest = |before: Option<Instant>| Some(before.map_or(since, |b| b.min(since)));
                 self.pending = oldest(self.pending);
                 self.cause = oldest(self.cause);
@@ -187,7 +129,7 @@ impl Courier {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(timeout.subsec_nanos()),
         });
-        let mut fds = vec![PollFd::new(&self.mailbox.bell, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&*self.mailbox, PollFlags::IN)];
         if let Some(connection) = &self.connection {
             fds.push(PollFd::from_borrowed_fd(connection.as_fd(), PollFlags::IN));
         }
@@ -198,8 +140,7 @@ impl Courier {
     /// Makes the dataplane enforce what is wanted, if it does not already.
     fn deliver(&mut self) -> Result<(), DeliveryError> {
         let Some(since) = self.pending else { return Ok(()) };
-        let Some(desired) = self.wanted.clone() else { return Ok(()) };
-        if self.update_in_place(&desired, since)? {
+        if self.update_in_place(since)? {
             self.pending = None;
             return Ok(());
         }
@@ -219,7 +160,13 @@ impl Courier {
             }
         };
         let generation = self.last_generation + 1;
-        let live = Live::create(generation, &desired)?;
+        let mailbox = Arc::clone(&self.mailbox);
+        let live = mailbox.read(|desired| Live::create(generation, desired));
+        let Some(live) = live.transpose()? else {
+            // Nothing is wanted yet.
+            self.pending = None;
+            return Ok(());
+        };
         let map = live.map().ok_or(DeliveryError::NoMap)?;
         // Used even if the answer is lost: the dataplane may have taken it.
         self.last_generation = generation;
@@ -229,10 +176,10 @@ impl Courier {
             workers = receipt.workers,
             enforced_at_ns = receipt.enforced_at_ns,
             took_us = micros(since),
-            policies = desired.image.policies.len(),
-            rules = desired.image.rules.len(),
-            classes = desired.image.classes.len(),
-            programs = desired.image.programs.len(),
+            policies = live.image.policies.len(),
+            rules = live.image.rules.len(),
+            classes = live.image.classes.len(),
+            programs = live.image.programs.len(),
             addresses = live.addresses(),
             bytes = live.bytes,
             "generation enforced by all workers"
@@ -251,19 +198,16 @@ impl Courier {
     ///
     /// # Errors
     /// The dataplane did not acknowledge: it may enforce a part or nothing of it.
-    fn update_in_place(
-        &mut self,
-        desired: &Desired,
-        since: Instant,
-    ) -> Result<bool, DeliveryError> {
+    fn update_in_place(&mut self, since: Instant) -> Result<bool, DeliveryError> {
         // Without the connection over which the generation went, nobody shares its map.
         let Some(connection) = &mut self.connection else { return Ok(false) };
-        let Some(live) = self.live.as_mut().filter(|live| live.is_of(&desired.image)) else {
-            return Ok(false);
-        };
-        let update = match live.update(&desired.addresses) {
-            Ok(update) => update,
-            Err(error) => {
+        let Some(live) = &mut self.live else { return Ok(false) };
+        let update =
+            self.mailbox.read(|desired| live.is_of(&desired.image).then(|| live.update(desired)));
+        let update = match update.flatten() {
+            None => return Ok(false),
+            Some(Ok(update)) => update,
+            Some(Err(error)) => {
                 info!(%error, "the address map cannot take the change: making a new generation");
                 return Ok(false);
             }

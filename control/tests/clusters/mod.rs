@@ -4,6 +4,7 @@
 #![allow(dead_code)] // every test uses a part
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -210,10 +211,10 @@ pub fn pod() -> impl Strategy<Value = Pod> {
         .prop_map(
             |((namespace, name, labels), addresses, ports, phase, (host, going, refused), node)| {
                 let mut pod = Pod::new(namespace, name);
-                pod.labels = labels;
+                pod.labels = Arc::new(labels);
                 pod.addresses = addresses;
                 pod.addresses.dedup();
-                pod.ports = ports;
+                pod.ports = Arc::from(ports);
                 pod.phase = phase;
                 pod.host_network = host;
                 if host {
