@@ -67,6 +67,8 @@ impl Client<'_> {
         let deadline = Instant::now() + self.patience.total;
         let timeout = || CniError::Timeout { milliseconds: self.patience.total.as_millis() };
         let mut heard = Instant::now();
+        // What it said when it was busy; nothing better may come before the end.
+        let mut busy = None;
         loop {
             let mut pause = PAUSE;
             let outcome = match connect_to(self.path) {
@@ -76,11 +78,12 @@ impl Client<'_> {
                         heard = Instant::now();
                         Err(CniError::Closed)
                     }
-                    Ok(Answer::Refused { code: Refusal::Busy, words }) => {
+                    Ok(answer @ Answer::Refused { code: Refusal::Busy, .. }) => {
                         (heard, pause) = (Instant::now(), PAUSE_BUSY);
-                        Ok(Answer::Refused { code: Refusal::Busy, words })
+                        busy = Some(answer.clone());
+                        Ok(answer)
                     }
-                    Err(CniError::Timeout { .. }) => return Err(timeout()),
+                    Err(CniError::Timeout { .. }) => return busy.ok_or_else(timeout),
                     other => return other,
                 },
                 // It is there, but has more to do than fits into its backlog.
