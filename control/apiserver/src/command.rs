@@ -178,8 +178,7 @@ fn perform(server: &ApiServer, command: Command) -> Result<Value, String> {
             return version(Ok(server.version()));
         }
         Command::Restore { version: wanted } => {
-            let gone = |_| "that version is compacted away".to_owned();
-            server.restore(wanted).map_err(gone)?;
+            server.restore(wanted).map_err(|error| error.to_string())?;
             return version(Ok(server.version()));
         }
         Command::Watches { kind: k } => return watches(server.watches(kind(&k)?)),
@@ -215,7 +214,7 @@ fn perform(server: &ApiServer, command: Command) -> Result<Value, String> {
         Command::AddGroup { group, version } => server.add_group(&group, &version),
         Command::Freeze => server.freeze(),
         Command::Thaw => server.thaw(),
-        Command::CloseConnections => server.close_connections(),
+        Command::CloseConnections => return done(server.close_connections()),
         Command::Down => return done(server.down()),
         Command::Up => return done(server.up()),
     }

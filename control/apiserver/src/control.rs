@@ -1,5 +1,6 @@
 //! What tests do with a server that runs: its objects, its watches, its requests, its tokens.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -153,11 +154,13 @@ impl ApiServer {
     /// included: an etcd restored from a backup.
     ///
     /// # Errors
-    /// The version is compacted away.
-    pub fn restore(&self, version: u64) -> Result<(), Gone> {
-        self.shared.lock().restore(version)?;
-        self.close_connections();
-        Ok(())
+    /// The version is compacted away, or the server's thread is over.
+    pub fn restore(&self, version: u64) -> io::Result<()> {
+        let gone = |gone: Gone| {
+            io::Error::other(format!("changes before version {} are compacted away", gone.horizon))
+        };
+        self.shared.lock().restore(version).map_err(gone)?;
+        self.close_connections()
     }
 
     // Watches.

@@ -1,8 +1,8 @@
 //! The thread that the server runs on: its listener and its connections.
 //!
 //! The thread has a runtime of its own, so tests may be synchronous or in a runtime of theirs. It is
-//! told to listen and to be down by messages; to be down closes the listener and every connection,
-//! as when the process is killed.
+//! told to listen, to close connections and to be down by messages; to be down closes the listener
+//! and every connection, as when the process is killed.
 
 use std::io;
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc as channel, oneshot};
+use tokio::sync::mpsc as channel;
 use tokio::task::{JoinHandle as Task, JoinSet};
 
 use crate::answer::answer;
@@ -27,9 +27,13 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// What the thread is told; each is answered when it is done.
 enum Order {
-    Listen(TcpListener, mpsc::Sender<io::Result<()>>),
-    Down(mpsc::Sender<io::Result<()>>),
+    Listen(TcpListener, Done),
+    Close(Done),
+    Down(Done),
 }
+
+/// Where it is said that something is done.
+type Done = mpsc::Sender<io::Result<()>>;
 
 /// The thread.
 pub struct Runner {
@@ -59,7 +63,7 @@ impl Runner {
         let (orders, mut inbox) = channel::unbounded_channel();
         let desk = Desk { shared, tls, address: address.into() };
         let work = async move {
-            let mut listening: Option<(oneshot::Sender<()>, Task<()>)> = None;
+            let mut listening: Option<(channel::UnboundedSender<Done>, Task<()>)> = None;
             while let Some(order) = inbox.recv().await {
                 match order {
                     Order::Listen(listener, done) => {
@@ -67,15 +71,19 @@ impl Runner {
                             .set_nonblocking(true)
                             .and_then(|()| tokio::net::TcpListener::from_std(listener));
                         let result = result.map(|listener| {
-                            let (stop, stopped) = oneshot::channel();
-                            let task = tokio::spawn(accept(listener, desk.clone(), stopped));
-                            listening = Some((stop, task));
+                            let (close, closing) = channel::unbounded_channel();
+                            let task = tokio::spawn(accept(listener, desk.clone(), closing));
+                            listening = Some((close, task));
                         });
                         let _ = done.send(result);
                     }
+                    Order::Close(done) => match &listening {
+                        Some((close, _)) => drop(close.send(done)),
+                        None => drop(done.send(Ok(()))),
+                    },
                     Order::Down(done) => {
-                        if let Some((stop, task)) = listening.take() {
-                            let _ = stop.send(());
+                        if let Some((close, task)) = listening.take() {
+                            drop(close);
                             let _ = task.await;
                         }
                         let _ = done.send(Ok(()));
@@ -89,7 +97,7 @@ impl Runner {
         Ok(Runner { orders: Some(orders), thread: Some(thread) })
     }
 
-    fn order(&self, order: impl FnOnce(mpsc::Sender<io::Result<()>>) -> Order) -> io::Result<()> {
+    fn order(&self, order: impl FnOnce(Done) -> Order) -> io::Result<()> {
         let (done, result) = mpsc::channel();
         let over = || io::Error::other("the server's thread is over");
         let orders = self.orders.as_ref().ok_or_else(over)?;
@@ -103,6 +111,14 @@ impl Runner {
     /// The listener is none of TCP.
     pub fn listen(&self, listener: TcpListener) -> io::Result<()> {
         self.order(|done| Order::Listen(listener, done))
+    }
+
+    /// Closes all connections; they are closed when this returns.
+    ///
+    /// # Errors
+    /// The thread is over.
+    pub fn close(&self) -> io::Result<()> {
+        self.order(Order::Close)
     }
 
     /// Closes listener and connections; both are closed when this returns.
@@ -123,8 +139,12 @@ impl Drop for Runner {
     }
 }
 
-/// Accepts until told to stop, and then has closed everything.
-async fn accept(listener: tokio::net::TcpListener, desk: Desk, mut stopped: oneshot::Receiver<()>) {
+/// Accepts until nobody can tell it to close any more, and then has closed everything.
+async fn accept(
+    listener: tokio::net::TcpListener,
+    desk: Desk,
+    mut closing: channel::UnboundedReceiver<Done>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -133,33 +153,30 @@ async fn accept(listener: tokio::net::TcpListener, desk: Desk, mut stopped: ones
                 Err(_) => tokio::time::sleep(PAUSE).await,
             },
             Some(_) = connections.join_next() => {}
-            _ = &mut stopped => break,
+            order = closing.recv() => {
+                let Some(done) = order else { break };
+                connections.shutdown().await;
+                let _ = done.send(Ok(()));
+            }
         }
     }
     drop(listener);
     connections.shutdown().await;
 }
 
-/// Serves a connection until it ends or all are closed.
+/// Serves a connection until it ends.
 async fn connection(stream: TcpStream, desk: Desk) {
     let _ = stream.set_nodelay(true);
-    let mut closed = desk.shared.closed.subscribe();
     let acceptor =
         desk.tls.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Tls::acceptor);
-    let served = async {
-        match acceptor {
-            None => requests(stream, &desk).await,
-            // A client that does not know the authority goes away here.
-            Some(acceptor) => {
-                if let Ok(stream) = acceptor.accept(stream).await {
-                    requests(stream, &desk).await;
-                }
+    match acceptor {
+        None => requests(stream, &desk).await,
+        // A client that does not know the authority goes away here.
+        Some(acceptor) => {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                requests(stream, &desk).await;
             }
         }
-    };
-    tokio::select! {
-        () = served => {}
-        _ = closed.changed() => {}
     }
 }
 

@@ -175,9 +175,12 @@ impl ApiServer {
         self.shared.frozen.send_replace(false);
     }
 
-    /// Closes every connection; new ones are accepted.
-    pub fn close_connections(&self) {
-        self.shared.closed.send_modify(|count| *count += 1);
+    /// Closes every connection, and has when it returns; new ones are accepted.
+    ///
+    /// # Errors
+    /// The server's thread is over.
+    pub fn close_connections(&self) -> io::Result<()> {
+        self.runner.close()
     }
 
     /// Closes the listener and every connection, as when the process is killed; objects stay.

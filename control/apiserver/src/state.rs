@@ -83,8 +83,6 @@ pub struct Shared {
     state: Mutex<State>,
     /// Whether nothing is answered and nothing is sent.
     pub frozen: watch::Sender<bool>,
-    /// Counts how often all connections were closed.
-    pub closed: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -104,7 +102,6 @@ impl Shared {
                 uids: 0,
             }),
             frozen: watch::Sender::new(false),
-            closed: watch::Sender::new(0),
         }
     }
 

@@ -84,7 +84,7 @@ fn answers_that_come_late_or_never() {
     assert_eq!(get(&server, "/api/v1/pods").code, 200);
     hung.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert!(hung.read(&mut [0]).is_err());
-    server.close_connections();
+    server.close_connections().unwrap();
     hung.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(matches!(hung.read(&mut [0]), Ok(0) | Err(_)));
 }
