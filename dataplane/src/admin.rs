@@ -1,12 +1,14 @@
 //! The admin side of the daemon: taking policy tables from control, following pods, and
 //! resuming from what an earlier daemon left. Nothing here is on the packet path.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::{FutureExt, StreamExt};
@@ -14,12 +16,15 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::sys::AsyncSocket;
 use weir_table::classify::MappedClassifier;
 use weir_table::counters::Enforced;
-use weir_table::publish::{AddressReceipt, Event, Listener, Receipt, ReceivedGeneration};
+use weir_table::publish::{
+    AddressReceipt, Event, Listener, News, NotEnforced, Receipt, ReceivedGeneration, Settled,
+};
 use weir_table::saved;
 
 use crate::daemon::lock;
 use crate::discover::Discovery;
 use crate::node::{Node, WorkerHangs};
+use crate::placements::Bells;
 use crate::pods::Pods;
 use crate::rejudge::Rejudged;
 
@@ -27,6 +32,8 @@ use crate::rejudge::Rejudged;
 const POLL: Duration = Duration::from_millis(200);
 /// Events come in bursts (a new pod is a dozen of them); one scan serves them all.
 const SETTLE: Duration = Duration::from_millis(2);
+/// Least pause between two scans: in a storm of pods the events never end.
+const APART: Duration = Duration::from_millis(20);
 /// First pause before another look at an interface that has no address yet.
 const SOON: Duration = Duration::from_millis(10);
 /// Longest such pause.
@@ -51,19 +58,23 @@ pub async fn watch_pods(mut discovery: Discovery, pods: Arc<Mutex<Pods>>) -> Res
     }
     tokio::spawn(connection);
     let mut pause = SOON;
+    let mut last: Option<Instant> = None;
     loop {
         let wait = if lock(&pods).incomplete() { pause } else { SELDOM };
         tokio::select! {
             event = events.next() => {
                 event.context("the kernel closed the stream of network events")?;
                 pause = SOON;
-                tokio::time::sleep(SETTLE).await;
+                let since = last.map_or(APART, |last| last.elapsed());
+                tokio::time::sleep(APART.saturating_sub(since).max(SETTLE)).await;
                 while let Some(Some(_)) = events.next().now_or_never() {}
             }
             () = tokio::time::sleep(wait) => pause = (pause * 2).min(LATER),
         }
-        let scan = discovery.scan().await?;
+        let complete = lock(&pods).complete_namespaces();
+        let scan = discovery.scan(&complete).await?;
         lock(&pods).apply(scan)?;
+        last = Some(Instant::now());
     }
 }
 
@@ -154,6 +165,40 @@ pub struct Publications {
     pub saved: u64,
     /// The last attempt to keep something failed, and was told.
     pub save_fails: bool,
+    /// Rung when there is something to be told.
+    pub bells: Arc<Bells>,
+    /// What the publisher that is connected has been told.
+    pub told: Told,
+    /// What it has settled and not every worker has taken over.
+    pub unplaced: Vec<Settled>,
+}
+
+/// What a publisher knows of pods' interfaces.
+#[derive(Debug, Default)]
+pub struct Told {
+    tickets: BTreeSet<u64>,
+    troubles: BTreeMap<u32, NotEnforced>,
+}
+
+impl Told {
+    /// What it has to be told, now that `tickets` stand and these interfaces are cut off: first
+    /// what is over, since that frees addresses.
+    fn news(&mut self, pods: &Pods) -> Vec<News> {
+        let (words, _) = pods.attached_words();
+        let stand: BTreeSet<u64> = words.iter().map(|word| word.ticket).collect();
+        let over = self.tickets.difference(&stand).map(|ticket| News::Detached { ticket: *ticket });
+        let mut news: Vec<News> = over.collect();
+        let fresh = words.into_iter().filter(|word| !self.tickets.contains(&word.ticket));
+        news.extend(fresh.map(News::Attached));
+        self.tickets = stand;
+        let troubles = pods.troubles();
+        let cleared = self.troubles.keys().filter(|ifindex| !troubles.contains_key(ifindex));
+        news.extend(cleared.map(|ifindex| News::Cleared { ifindex: *ifindex }));
+        let fresh = troubles.iter().filter(|(i, trouble)| self.troubles.get(i) != Some(trouble));
+        news.extend(fresh.map(|(_, trouble)| News::NotEnforced(trouble.clone())));
+        self.troubles.clone_from(troubles);
+        news
+    }
 }
 
 impl Publications {
@@ -163,13 +208,20 @@ impl Publications {
     /// When the listening socket fails.
     pub fn serve(mut self) -> Result<()> {
         while !self.stop.load(Ordering::Relaxed) {
-            match self.listener.poll(POLL)? {
+            match self.listener.poll_or_wake(Some(self.bells.control.as_fd()), POLL)? {
                 Some(Event::Published(received)) => self.take(*received),
                 Some(Event::AddressesChanged { generation, epoch }) => {
                     self.addresses_changed(generation, epoch);
                 }
                 Some(Event::Connected { software }) => {
                     tracing::info!(software, "publisher connected");
+                    self.tell_everything();
+                }
+                Some(Event::Settled(settled)) => self.unplaced.push(settled),
+                Some(Event::Rejected { ticket, words }) => lock(&self.pods).reject(ticket, &words),
+                Some(Event::Woken) => {
+                    self.bells.control.quiet();
+                    self.tell();
                 }
                 Some(Event::Refused { generation, reason }) => {
                     tracing::warn!(?generation, reason, "refused; the last table stays in force");
@@ -179,6 +231,8 @@ impl Publications {
                 }
                 None => {}
             }
+            lock(&self.pods).set_controlled(self.listener.has_publisher());
+            self.place();
             // The backstop for what control has changed in place and could not announce.
             if let Err(error) = self.look_at_addresses() {
                 tracing::error!(%error, "changed addresses not in force everywhere");
@@ -188,8 +242,50 @@ impl Publications {
         Ok(())
     }
 
+    /// Tells a publisher that has just come what stands.
+    fn tell_everything(&mut self) {
+        (self.told, self.unplaced) = (Told::default(), Vec::new());
+        let pods = lock(&self.pods);
+        let last = pods.attached_words().1;
+        let news = self.told.news(&pods);
+        drop(pods);
+        news.into_iter().for_each(|news| self.listener.tell(news));
+        self.listener.tell(News::AllAttached { last });
+    }
+
+    /// Tells the publisher what has changed.
+    fn tell(&mut self) {
+        if self.listener.has_publisher() {
+            let news = self.told.news(&lock(&self.pods));
+            news.into_iter().for_each(|news| self.listener.tell(news));
+        }
+    }
+
+    /// Has others believe the interfaces of which control has said that their pods' policies are
+    /// in force. What says so is kept before anybody is told.
+    fn place(&mut self) {
+        if self.unplaced.is_empty() {
+            return;
+        }
+        self.keep();
+        let kept = self.is_kept();
+        let mut pods = lock(&self.pods);
+        self.unplaced.retain(|settled| match pods.place(settled, kept) {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::error!(%error, "pods not placed yet; trying again");
+                true
+            }
+        });
+    }
+
     fn take(&mut self, received: ReceivedGeneration) {
         let generation = received.generation;
+        if let Err(error) = lock(&self.pods).hold_unheard(received.summary.heard) {
+            tracing::error!(generation, %error, "policy table not in force");
+            self.listener.refuse(generation, &error.to_string());
+            return;
+        }
         match enforce(&self.node, &self.pods, received.classifier) {
             Ok((enforced, rejudged)) => {
                 begin(&self.node, &self.pods);
@@ -257,12 +353,20 @@ impl Publications {
             return;
         }
         match saved::save(&self.run_dir, classifier) {
-            Ok(()) => (self.saved, self.save_fails) = (stamp, false),
+            Ok(()) => {
+                (self.saved, self.save_fails) = (stamp, false);
+                lock(&self.pods).table_is_kept();
+            }
             Err(_) if self.save_fails => {}
             Err(error) => {
                 self.save_fails = true;
                 tracing::warn!(%error, "cannot keep the policy table for a restart; trying again");
             }
         }
+    }
+
+    /// Whether the table in force, with the addresses of this moment, is kept.
+    fn is_kept(&self) -> bool {
+        self.node.said_at() == Some(self.saved)
     }
 }

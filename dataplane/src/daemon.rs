@@ -4,6 +4,7 @@
 //! hook is attached only once a policy table is in force, so at no point does a packet
 //! of a running pod meet a hook that nobody answers.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use weir_table::cni::{CNI_SOCKET_FILE, Server};
 use weir_table::counters::{CounterBlock, Counters};
 use weir_table::flow::{FlowTable, HashKey, LEAST_SHARE_SHIFT, Quota, Tick, VerdictCache};
 use weir_table::mem::SharedWords;
@@ -18,6 +20,7 @@ use weir_table::publish::Listener;
 use weir_table::saved;
 use weir_table::stamps::Stamps;
 
+use crate::cni::Plugins;
 use crate::discover::Discovery;
 use crate::drops::{self, Recorder};
 use crate::io::PacketIo;
@@ -25,7 +28,8 @@ use crate::io::af_xdp::AfXdp;
 use crate::netlink::{Link, Netlink};
 use crate::node::Node;
 use crate::pipeline::Pipeline;
-use crate::pods::Pods;
+use crate::placements::Bells;
+use crate::pods::{Plugin, Pods};
 use crate::punt::tap::PuntTap;
 use crate::punt::veth::PuntPair;
 use crate::punt::{self, Backend, IoMode};
@@ -76,6 +80,8 @@ pub struct Settings {
     pub offload: bool,
     /// How packets reach user space.
     pub io: IoMode,
+    /// Whether every interface that comes needs the CNI plugin's word.
+    pub cni_required: bool,
 }
 
 impl Settings {
@@ -104,6 +110,8 @@ pub struct Daemon {
     workers: Vec<thread::JoinHandle<Result<()>>>,
     recorder: Option<thread::JoinHandle<Result<()>>>,
     listener: Listener,
+    plugins: Server,
+    bells: Arc<Bells>,
     _pair: Option<PuntPair>,
 }
 
@@ -121,6 +129,9 @@ impl Daemon {
         let generation = saved.map_or(0, |classifier| classifier.generation());
         let listener =
             Listener::bind_at(&settings.run_dir, &settings.socket, SOFTWARE, generation)?;
+        // In the run directory, which is this process' alone from here on. Who asks now waits.
+        let plugins = Server::bind(&settings.run_dir.join(CNI_SOCKET_FILE), SOFTWARE)?;
+        let bells = Arc::new(Bells::new().context("no eventfd")?);
         let sizes = flow_sizes(settings.flows);
         let near = format!("{}0", settings.device_prefix);
         let largest_mtu = largest_mtu(&near).await?;
@@ -208,10 +219,24 @@ impl Daemon {
             config,
             Arc::clone(&node),
             (settings.attach, settings.offload),
-            &settings.run_dir,
+            (
+                &settings.run_dir,
+                Plugin { required: settings.cni_required, bells: Arc::clone(&bells) },
+            ),
             mtu - shim,
         )));
-        Ok(Self { settings, node, pods, stop, workers, recorder, listener, _pair: pair })
+        Ok(Self {
+            settings,
+            node,
+            pods,
+            stop,
+            workers,
+            recorder,
+            listener,
+            plugins,
+            bells,
+            _pair: pair,
+        })
     }
 
     /// Finds pods and takes policy tables until `shutdown` completes. Hooks and pins
@@ -221,9 +246,16 @@ impl Daemon {
     /// When an admin thread fails for good.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let mut discovery = Discovery::new(&self.settings.netns_dir)?;
-        let first = discovery.scan().await?;
+        let first = discovery.scan(&HashSet::new()).await?;
         lock(&self.pods).apply(first)?;
         admin::resume(&self.settings.run_dir, &self.node, &self.pods);
+        let (netns_dir, shared) =
+            (self.settings.netns_dir, (Arc::clone(&self.pods), Arc::clone(&self.node)));
+        let (server, bells, stop) = (self.plugins, Arc::clone(&self.bells), Arc::clone(&self.stop));
+        let plugins = move || {
+            Plugins::new(server, || Discovery::new(&netns_dir), shared, bells, stop)?.serve()
+        };
+        let plugins = thread::Builder::new().name("weir-cni".into()).spawn(plugins)?;
         let publications = admin::Publications {
             listener: self.listener,
             node: Arc::clone(&self.node),
@@ -232,12 +264,15 @@ impl Daemon {
             stop: Arc::clone(&self.stop),
             saved: 0,
             save_fails: false,
+            bells: self.bells,
+            told: admin::Told::default(),
+            unplaced: Vec::new(),
         };
         let publications =
             thread::Builder::new().name("weir-publish".into()).spawn(|| publications.serve())?;
         tracing::info!(socket = %self.settings.socket.display(), "ready for policy tables");
         let threads: Vec<_> =
-            self.workers.iter().chain(&self.recorder).chain([&publications]).collect();
+            self.workers.iter().chain(&self.recorder).chain([&publications, &plugins]).collect();
         tokio::select! {
             result = admin::watch_pods(discovery, Arc::clone(&self.pods)) => result?,
             () = admin::watch_threads(&threads) => {}
@@ -246,7 +281,8 @@ impl Daemon {
         }
         tracing::info!("stopping; hooks and flow table stay, `weir uninstall` removes them");
         self.stop.store(true, Ordering::Relaxed);
-        for thread in self.workers.into_iter().chain(self.recorder).chain([publications]) {
+        let threads = self.workers.into_iter().chain(self.recorder);
+        for thread in threads.chain([publications, plugins]) {
             let name = thread.thread().name().unwrap_or("thread").to_owned();
             match thread.join() {
                 Ok(result) => result?,

@@ -14,6 +14,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::netlink::{Link, LinkAddress, Netlink};
 use crate::netns::NetNs;
@@ -34,7 +35,14 @@ pub struct Binding {
     pub addresses: Vec<IpAddr>,
     /// Name of the namespace file.
     pub netns: String,
+    /// Which namespace that is: device and inode of its file.
+    pub namespace: (u64, u64),
+    /// Name of the pod's side.
+    pub interface: String,
 }
+
+/// How often a namespace is entered of which all is known.
+const SELDOM: Duration = Duration::from_secs(2);
 
 /// Most addresses of one pod interface that count. A pod has one or two; without a bound
 /// a pod that may add addresses could make every look at its packets slow.
@@ -45,8 +53,10 @@ const MAX_ADDRESSES: usize = 32;
 const SERVICE_DEVICE: &str = "kube-ipvs0";
 
 /// What a scan found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Scan {
+    /// When it began: what came later it need not have seen.
+    pub began: Instant,
     /// Pods' interfaces, by index of the host side.
     pub bindings: Vec<Binding>,
     /// Indexes of all devices of the node: one that is not here is gone for good.
@@ -64,6 +74,37 @@ pub struct Discovery {
     dir: PathBuf,
     netlink: Netlink,
     own: (u64, u64),
+    /// When a namespace was entered last, and what was found.
+    entered: HashMap<(u64, u64), (Instant, Vec<Binding>)>,
+}
+
+/// The node's own side, at one moment.
+#[derive(Debug)]
+pub struct NodeSide {
+    links: HashMap<u32, Link>,
+}
+
+impl NodeSide {
+    /// Indexes of all devices.
+    pub fn devices(&self) -> HashSet<u32> {
+        self.links.keys().copied().collect()
+    }
+
+    /// Hardware addresses of the node's own devices.
+    pub fn macs(&self) -> HashSet<Mac> {
+        self.links.values().filter_map(|l| l.mac).collect()
+    }
+
+    /// The name of a device.
+    pub fn device(&self, ifindex: u32) -> Option<&str> {
+        self.links.get(&ifindex).map(|l| l.name.as_str())
+    }
+
+    /// Whether an interface that was found before is still there, as it was.
+    fn has(&self, binding: &Binding) -> bool {
+        let link = self.links.get(&binding.ifindex);
+        link.is_some_and(|l| l.veth && l.name == binding.device && l.mtu == binding.mtu)
+    }
 }
 
 impl Discovery {
@@ -73,19 +114,33 @@ impl Discovery {
     /// When netlink or `/proc` is not to be had.
     pub fn new(dir: &Path) -> io::Result<Self> {
         let own = NetNs::current()?.identity()?;
-        Ok(Self { dir: dir.to_owned(), netlink: Netlink::open()?, own })
+        let netlink = Netlink::open()?;
+        Ok(Self { dir: dir.to_owned(), netlink, own, entered: HashMap::new() })
     }
 
-    /// Scans once. A namespace that cannot be read is named in the result: it may just be
+    /// Looks at the node's own devices.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn node_side(&self) -> io::Result<NodeSide> {
+        let links = self.netlink.links().await?;
+        Ok(NodeSide { links: links.into_iter().map(|l| (l.index, l)).collect() })
+    }
+
+    /// Scans once. Of the namespaces in `complete` all is known; they are entered seldom. A
+    /// namespace that cannot be read is named in the result: it may just be
     /// going away, or the system may be short of something.
     ///
     /// # Errors
     /// When the node's own interfaces cannot be listed.
-    pub async fn scan(&mut self) -> io::Result<Scan> {
-        let host: HashMap<u32, Link> =
-            self.netlink.links().await?.into_iter().map(|l| (l.index, l)).collect();
-        let of_a_service = |index: u32| host.get(&index).is_some_and(|l| l.name == SERVICE_DEVICE);
+    pub async fn scan(&mut self, complete: &HashSet<(u64, u64)>) -> io::Result<Scan> {
+        let began = Instant::now();
+        let node = self.node_side().await?;
+        let of_a_service = |index: u32| node.device(index) == Some(SERVICE_DEVICE);
         let mut scan = Scan {
+            began,
+            bindings: Vec::new(),
+            unreadable: HashSet::new(),
             node_addresses: self
                 .netlink
                 .addresses()
@@ -94,12 +149,12 @@ impl Discovery {
                 .filter(|a| !a.address.is_loopback() && !of_a_service(a.index))
                 .map(|a| a.address)
                 .collect(),
-            devices: host.keys().copied().collect(),
-            node_macs: host.values().filter_map(|l| l.mac).collect(),
-            ..Scan::default()
+            devices: node.devices(),
+            node_macs: node.macs(),
         };
+        let mut entered = HashMap::new();
         for (name, path) in namespace_files(&self.dir) {
-            match self.bindings_of(&host, &name, &path).await {
+            match self.look_into(&node, (&name, &path), complete, &mut entered).await {
                 Ok(found) => scan.bindings.extend(found),
                 Err(error) => {
                     tracing::debug!(netns = name, %error, "namespace not readable this time");
@@ -107,25 +162,54 @@ impl Discovery {
                 }
             }
         }
+        self.entered = entered;
         // One namespace may have two names.
         scan.bindings.sort_by_key(|b| b.ifindex);
         scan.bindings.dedup_by_key(|b| b.ifindex);
         Ok(scan)
     }
 
-    async fn bindings_of(
+    /// Finds the interfaces of a namespace file; `entered` is what this scan has found so far.
+    async fn look_into(
         &mut self,
-        host: &HashMap<u32, Link>,
-        name: &str,
-        path: &Path,
+        node: &NodeSide,
+        (name, path): (&str, &Path),
+        complete: &HashSet<(u64, u64)>,
+        entered: &mut HashMap<(u64, u64), (Instant, Vec<Binding>)>,
     ) -> io::Result<Vec<Binding>> {
         let netns = NetNs::open(path)?;
-        if netns.identity()? == self.own {
+        let id = netns.identity()?;
+        let before = self.entered.remove(&id).filter(|(at, found)| {
+            complete.contains(&id)
+                && at.elapsed() < SELDOM
+                && !found.is_empty()
+                && found.iter().all(|b| node.has(b))
+        });
+        let (at, found) = match before {
+            Some(before) => before,
+            None => (Instant::now(), self.bindings_of(node, &netns, name).await?),
+        };
+        entered.insert(id, (at, found.clone()));
+        Ok(found)
+    }
+
+    /// The interfaces of a namespace whose other end is on this node; `name` is for people.
+    ///
+    /// # Errors
+    /// When it cannot be entered: it is gone, or no network namespace.
+    pub async fn bindings_of(
+        &mut self,
+        node: &NodeSide,
+        netns: &NetNs,
+        name: &str,
+    ) -> io::Result<Vec<Binding>> {
+        let namespace = netns.identity()?;
+        if namespace == self.own {
             return Ok(Vec::new());
         }
-        let id = self.netlink.netns_id(&netns).await?;
+        let id = self.netlink.netns_id(netns).await?;
         let (links, addresses) = netns.run(inside)?;
-        Ok(match_ends(host, id, &links, &addresses, name))
+        Ok(match_ends(&node.links, id, &links, &addresses, (name, namespace)))
     }
 }
 
@@ -156,7 +240,7 @@ fn match_ends(
     netns_id: Option<i32>,
     links: &[Link],
     addresses: &[LinkAddress],
-    netns: &str,
+    (netns, namespace): (&str, (u64, u64)),
 ) -> Vec<Binding> {
     // Without a number the namespace has no veth to this one; and no number must not
     // match a veth whose both ends are here.
@@ -181,6 +265,8 @@ fn match_ends(
                     .take(MAX_ADDRESSES)
                     .collect(),
                 netns: netns.to_owned(),
+                namespace,
+                interface: l.name.clone(),
             })
         })
         .collect()
@@ -222,9 +308,10 @@ mod tests {
         let pod = [veth(2, 7, Some(0))];
         let addresses =
             [address(2, "10.0.0.5", true), address(2, "fe80::5", false), address(1, "::1", false)];
-        let found = match_ends(&host, Some(3), &pod, &addresses, "cni-1");
+        let found = match_ends(&host, Some(3), &pod, &addresses, ("cni-1", (4, 1)));
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].ifindex, found[0].mac), (7, MAC));
+        assert_eq!((found[0].namespace, found[0].interface.as_str()), ((4, 1), "veth2"));
         assert_eq!(found[0].addresses, ["10.0.0.5".parse::<IpAddr>().unwrap()]);
     }
 
@@ -232,18 +319,22 @@ mod tests {
     fn equal_indexes_in_another_namespace_are_not() {
         // The node has a veth 7 whose peer is 2, but in another namespace.
         let host = node(&[veth(7, 2, Some(4))]);
-        assert!(match_ends(&host, Some(3), &[veth(2, 7, Some(0))], &[], "cni-1").is_empty());
+        assert!(
+            match_ends(&host, Some(3), &[veth(2, 7, Some(0))], &[], ("cni-1", (4, 1))).is_empty()
+        );
     }
 
     #[test]
     fn both_ends_on_the_node_are_not() {
         let host = node(&[veth(7, 2, None)]);
-        assert!(match_ends(&host, None, &[veth(2, 7, Some(0))], &[], "cni-1").is_empty());
+        assert!(match_ends(&host, None, &[veth(2, 7, Some(0))], &[], ("cni-1", (4, 1))).is_empty());
     }
 
     #[test]
     fn a_veth_whose_other_end_is_elsewhere_is_not() {
         let host = node(&[veth(7, 9, Some(3))]);
-        assert!(match_ends(&host, Some(3), &[veth(2, 7, Some(0))], &[], "cni-1").is_empty());
+        assert!(
+            match_ends(&host, Some(3), &[veth(2, 7, Some(0))], &[], ("cni-1", (4, 1))).is_empty()
+        );
     }
 }

@@ -4,7 +4,7 @@
 //! (what the kernel decides by itself), [`shim`] and [`frame`] (what travels to user
 //! space), [`io`] (where it comes from), [`pipeline`] (what becomes of it), [`worker`]
 //! (the loop), [`node`] and [`rejudge`] (what a change does), [`pods`] (whose device is
-//! whose), [`seed`] (connections from before), [`drops`] (what was dropped, and why), [`steer`] and [`punt`] (programs, maps,
+//! whose), [`cni`] (what the CNI plugin says of it), [`seed`] (connections from before), [`drops`] (what was dropped, and why), [`steer`] and [`punt`] (programs, maps,
 //! devices), [`daemon`] (how it all starts).
 //!
 //! `unsafe` lives only in the modules that talk to rings and to the kernel; all others
@@ -15,6 +15,7 @@
 pub mod admin;
 pub mod claims;
 pub mod clock;
+pub mod cni;
 pub mod daemon;
 pub mod discover;
 pub mod drops;
@@ -27,6 +28,7 @@ pub mod netns;
 pub mod node;
 pub mod parse;
 pub mod pipeline;
+pub mod placements;
 pub mod pods;
 pub mod privileges;
 pub mod punt;
@@ -35,4 +37,5 @@ pub mod seed;
 pub mod shim;
 pub mod state;
 pub mod steer;
+pub mod words;
 pub mod worker;

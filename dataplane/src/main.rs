@@ -56,6 +56,9 @@ struct Arguments {
     /// Where the container runtime keeps network namespaces
     #[arg(long, value_name = "DIR", default_value = "/run/netns")]
     netns_dir: PathBuf,
+    /// Whether a pod's interface that comes counts for nothing until weir-cni has spoken of it
+    #[arg(long, value_enum, default_value = "auto")]
+    cni: CniMode,
     /// Name of the punt pair: PREFIX0 and PREFIX1
     #[arg(long, value_name = "PREFIX", default_value = "weir")]
     device_prefix: String,
@@ -77,6 +80,14 @@ enum FailureMode {
     Open,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CniMode {
+    /// weir-cni is heard; interfaces of which it says nothing are judged by their looks
+    Auto,
+    /// Every interface needs its word, but for those that were there before the first daemon
+    Required,
+}
+
 impl Arguments {
     fn settings(self) -> Settings {
         Settings {
@@ -93,6 +104,7 @@ impl Arguments {
             fail_open: self.on_failure == FailureMode::Open,
             offload: self.offload == Switch::On,
             io: self.io,
+            cni_required: self.cni == CniMode::Required,
         }
     }
 }

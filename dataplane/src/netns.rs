@@ -88,6 +88,13 @@ impl NetNs {
     }
 }
 
+impl From<OwnedFd> for NetNs {
+    /// A namespace by an open descriptor of its file.
+    fn from(file: OwnedFd) -> Self {
+        Self(file)
+    }
+}
+
 impl AsFd for NetNs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -5,60 +5,48 @@
 //! - Nothing is attached before the first policy table is in force: pods that run when
 //!   Weir arrives are adopted without a gap. From then on a new interface gets its hooks
 //!   at once, and drops everything until its addresses are known to the policy table.
-//! - An address is a pod's to others once control has named it, and only the one that it came
+//! - An address is a pod's to others once control has settled the CNI plugin's word of it, or, of
+//!   an interface without a word, has named it, and only the one that it came
 //!   with ([`crate::claims`]). A pod that takes the address of another pod of this node, or of
 //!   the node, is quarantined and named; what else it gives itself has no effect.
 //! - A frame of a pod carries the hardware address of the pod's own interface. A pod that
 //!   changes it is believed, with a warning, unless another pod or the node has it: then its
 //!   frames under it are dropped. One whose address is not known is not checked.
+//! - An interface of which there is a word has its hooks at once, even before the first policy
+//!   table: it is new, so there is nothing to adopt.
 //! - Hooks leave a device only when the device is gone from the node. A pod that hides
 //!   its interface, or a namespace that cannot be read, keeps them: what a worker does
 //!   not know, it drops.
 
+mod hardware;
+mod records;
+mod spoken;
+
+pub use records::EndpointRecord;
+pub use spoken::{Admission, Arrival};
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use hardware::renewed;
 use weir_table::addr::Address;
 use weir_table::mem::SharedWords;
+use weir_table::publish::NotEnforced;
 
 use crate::claims::{Claims, Holder, Said, Standing};
 use crate::discover::{Binding, Scan};
 use crate::endpoints::{Endpoint, EndpointsBuilder};
 use crate::node::{Node, WorkerHangs};
-use crate::state;
+use crate::placements::Bells;
 use crate::steer::abi::Config;
 use crate::steer::attach::{AttachMode, Hook};
 use crate::steer::macs::{Mac, Macs};
 use crate::steer::{SteerError, Steering};
-
-/// One pod interface, as `weir status` shows it (`endpoints.json`).
-#[derive(Debug, Serialize)]
-pub struct EndpointRecord<'a> {
-    /// Index of the host-side device.
-    pub ifindex: u32,
-    /// Name of the host-side device.
-    pub device: &'a str,
-    /// Name of the pod's network namespace.
-    pub netns: &'a str,
-    /// The pod's addresses.
-    pub addresses: &'a [IpAddr],
-    /// What of these it came with.
-    pub came_with: &'a [IpAddr],
-    /// What of these control has named: its own to others.
-    pub settled: &'a [IpAddr],
-    /// What of these it has added to the ones that it came with: without effect.
-    pub ignored: &'a [IpAddr],
-    /// True if it claims an address that another has.
-    pub quarantined: bool,
-    /// True if both hooks are on the device.
-    pub attached: bool,
-}
+use crate::words::Words;
 
 /// The pods of this node.
 pub struct Pods {
@@ -84,9 +72,34 @@ pub struct Pods {
     /// The hardware address of each pod interface.
     mac_of: BTreeMap<u32, Mac>,
     attached: HashSet<u32>,
+    /// Why hooks could not be attached, when it was last tried.
+    unattached: BTreeMap<u32, String>,
     /// Some namespace could not be read by the last scan.
     unreadable: bool,
     enforcing: bool,
+    /// What the CNI plugin says.
+    words: Words,
+    /// Some interface is looked at again when the time for its word is over.
+    waiting_for_words: bool,
+    /// What others have to be told of these interfaces.
+    troubles: BTreeMap<u32, NotEnforced>,
+    /// Rung when words or troubles have changed.
+    bells: Arc<Bells>,
+    /// Whether a publisher is connected.
+    controlled: bool,
+    /// Why the list of endpoints could not be written, when it was last tried.
+    unrecorded: Option<String>,
+    /// Why workers do not know what is here, when they were last told.
+    untold: Option<String>,
+}
+
+/// How the CNI plugin is dealt with.
+#[derive(Debug, Clone)]
+pub struct Plugin {
+    /// Every interface that comes needs a word.
+    pub required: bool,
+    /// Who is told that words have changed.
+    pub bells: Arc<Bells>,
 }
 
 impl Pods {
@@ -97,9 +110,10 @@ impl Pods {
         config: Arc<Config>,
         node: Arc<Node>,
         (mode, offload): (AttachMode, bool),
-        run_dir: &Path,
+        (run_dir, plugin): (&Path, Plugin),
         max_mtu: u32,
     ) -> Self {
+        let records::Before { claims, words, bindings } = records::before(run_dir, plugin.required);
         let macs = steering.macs();
         if let Err(error) = &macs {
             tracing::error!(%error, "pods' hardware addresses are not checked");
@@ -114,15 +128,23 @@ impl Pods {
             offload,
             run_dir: run_dir.to_owned(),
             max_mtu,
-            bindings: Vec::new(),
+            bindings,
             node_addresses: Vec::new(),
-            claims: claims_before(run_dir),
+            claims,
             standings: Vec::new(),
             told: Vec::new(),
             asked_at: None,
             attached: HashSet::new(),
+            unattached: BTreeMap::new(),
             unreadable: false,
             enforcing: false,
+            words,
+            waiting_for_words: false,
+            troubles: BTreeMap::new(),
+            bells: plugin.bells,
+            controlled: false,
+            unrecorded: None,
+            untold: None,
         }
     }
 
@@ -140,16 +162,24 @@ impl Pods {
             }
             self.node_addresses = std::mem::take(&mut scan.node_addresses);
         }
+        // What the CNI plugin has said since the scan began it need not have seen.
+        let later = |since: Option<Instant>| since.is_some_and(|since| since >= scan.began);
+        let fresh = self.words.iter().filter(|(_, word)| later(word.since)).map(|(i, _)| i);
+        scan.devices.extend(fresh.collect::<Vec<_>>());
         for ifindex in self.attached.extract_if(|i| !scan.devices.contains(i)) {
             self.steering.forget(ifindex);
         }
         self.claims.retain_devices(&scan.devices);
-        // What could not be read this time is as it was.
+        self.forget_words_of_others(&scan.devices);
+        // What could not be read this time is as it was; so is what was said of it.
+        let seen: HashSet<u32> = scan.bindings.iter().map(|b| b.ifindex).collect();
+        let is_known =
+            |b: &Binding| scan.unreadable.contains(&b.netns) || self.words.of(b.ifindex).is_some();
         let as_before = self
             .bindings
             .iter()
-            .filter(|b| scan.unreadable.contains(&b.netns) && scan.devices.contains(&b.ifindex))
-            .filter(|old| !scan.bindings.iter().any(|b| b.ifindex == old.ifindex));
+            .filter(|b| is_known(b) && scan.devices.contains(&b.ifindex))
+            .filter(|b| !seen.contains(&b.ifindex));
         scan.bindings.extend(as_before.cloned().collect::<Vec<_>>());
         scan.bindings.sort_by_key(|b| b.ifindex);
         self.unreadable = !scan.unreadable.is_empty();
@@ -159,17 +189,20 @@ impl Pods {
             self.bindings = scan.bindings;
             self.tell_macs(&scan.node_macs);
         }
-        if bindings_changed || node_changed {
+        if node_changed || self.waiting_for_words || self.told != self.bindings {
             self.weigh_claims()?;
         }
         self.attach_all();
         self.write_records();
+        self.renew_troubles();
         Ok(())
     }
 
     fn tell_of_changes(&self, scan: &Scan) {
+        let seen: HashSet<u32> = scan.bindings.iter().map(|b| b.ifindex).collect();
+        let before: HashMap<u32, &Binding> = self.bindings.iter().map(|b| (b.ifindex, b)).collect();
         for old in &self.bindings {
-            if !scan.bindings.iter().any(|b| b.ifindex == old.ifindex) {
+            if !seen.contains(&old.ifindex) {
                 let hidden = scan.devices.contains(&old.ifindex);
                 tracing::info!(
                     device = old.device,
@@ -179,7 +212,7 @@ impl Pods {
                 );
             }
         }
-        for new in scan.bindings.iter().filter(|b| !self.bindings.contains(b)) {
+        for new in scan.bindings.iter().filter(|b| before.get(&b.ifindex) != Some(b)) {
             tracing::info!(
                 device = new.device, netns = new.netns, addresses = ?new.addresses,
                 "pod interface"
@@ -203,6 +236,7 @@ impl Pods {
             self.attach_all();
             self.config.set_offload(self.offload);
             self.write_records();
+            self.renew_troubles();
         }
     }
 
@@ -216,9 +250,13 @@ impl Pods {
         self.enforcing
     }
 
-    /// True while some interface has no address yet, so that another scan is due soon.
+    /// True while some interface has no address yet, or no word that is due, so that another scan
+    /// is due soon.
     pub fn incomplete(&self) -> bool {
-        self.bindings.iter().any(|b| b.addresses.is_empty())
+        let is_bare = |b: &Binding| b.addresses.is_empty() && self.words.of(b.ifindex).is_none();
+        self.bindings.iter().any(is_bare)
+            || self.waiting_for_words
+            || self.untold.is_some()
             || self.unreadable
             || (self.enforcing && !self.bindings.iter().all(|b| self.attached.contains(&b.ifindex)))
     }
@@ -243,6 +281,7 @@ impl Pods {
         if self.asked_at != self.node.said_at() {
             self.weigh_claims()?;
             self.write_records();
+            self.renew_troubles();
         }
         Ok(())
     }
@@ -255,8 +294,10 @@ impl Pods {
             unsettled.set(unsettled.get() || said == Said::Nothing);
             said
         };
+        let now = Instant::now();
         let standings =
-            self.claims.weigh(&self.bindings, &self.node_addresses, said, Instant::now());
+            self.claims.weigh(&self.bindings, &self.words, &self.node_addresses, said, now);
+        self.waiting_for_words = self.claims.wait_for_words(&self.words, now);
         let is_new = standings != self.standings || self.told != self.bindings;
         let before = self.told.iter().zip(&self.standings);
         let before: HashMap<u32, &Standing> = before.map(|(b, s)| (b.ifindex, s)).collect();
@@ -268,7 +309,9 @@ impl Pods {
         self.standings = standings;
         if is_new {
             self.told.clear();
-            self.tell_workers()?;
+            let told = self.tell_workers();
+            self.untold = told.as_ref().err().map(ToString::to_string);
+            told?;
             self.told.clone_from(&self.bindings);
         }
         // An address that was being changed is asked for again.
@@ -307,54 +350,37 @@ impl Pods {
     }
 
     fn attach_all(&mut self) {
-        if !self.enforcing {
-            return;
-        }
-        for binding in &self.bindings {
-            if self.attached.contains(&binding.ifindex) {
-                continue;
-            }
-            let both = [Hook::ToPod, Hook::FromPod].iter().try_for_each(|h| {
-                self.steering.attach(*h, &binding.device, binding.ifindex, self.mode)
-            });
-            match both {
-                Ok(()) => {
-                    self.attached.insert(binding.ifindex);
-                }
-                Err(error @ SteerError::Attach { .. }) => {
-                    tracing::error!(
-                        device = binding.device, netns = binding.netns, %error,
-                        "this pod is NOT enforced yet; trying again"
-                    );
-                }
-                Err(error) => tracing::error!(%error, "this pod is NOT enforced"),
-            }
-        }
-    }
-
-    fn write_records(&self) {
-        let records: Vec<EndpointRecord<'_>> = self
+        let due: Vec<(u32, String, String)> = self
             .bindings
             .iter()
-            .zip(&self.standings)
-            .map(|(b, standing)| EndpointRecord {
-                ifindex: b.ifindex,
-                device: &b.device,
-                netns: &b.netns,
-                addresses: &b.addresses,
-                came_with: self.claims.came_with(b.ifindex),
-                settled: self.claims.settled(b.ifindex),
-                ignored: &standing.added,
-                quarantined: !standing.stolen.is_empty(),
-                attached: self.attached.contains(&b.ifindex),
-            })
+            .filter(|b| self.enforcing || self.words.of(b.ifindex).is_some())
+            .filter(|b| !self.attached.contains(&b.ifindex))
+            .map(|b| (b.ifindex, b.device.clone(), b.netns.clone()))
             .collect();
-        let written: io::Result<()> = serde_json::to_vec(&records)
-            .map_err(io::Error::from)
-            .and_then(|json| state::replace(&self.run_dir.join(state::ENDPOINTS), &json));
-        if let Err(error) = written {
-            tracing::warn!(%error, "cannot write {}; `weir status` shows old pods", state::ENDPOINTS);
+        for (ifindex, device, netns) in due {
+            if let Err(error) = self.attach(ifindex, &device) {
+                tracing::error!(
+                    device, netns, %error, "this pod is NOT enforced yet; trying again"
+                );
+            }
         }
+        let Self { unattached, bindings, .. } = self;
+        unattached.retain(|ifindex, _| bindings.iter().any(|b| b.ifindex == *ifindex));
+    }
+
+    /// Puts both hooks on a device.
+    fn attach(&mut self, ifindex: u32, device: &str) -> Result<(), SteerError> {
+        let both = [Hook::ToPod, Hook::FromPod]
+            .iter()
+            .try_for_each(|hook| self.steering.attach(*hook, device, ifindex, self.mode));
+        match &both {
+            Ok(()) => {
+                self.attached.insert(ifindex);
+                self.unattached.remove(&ifindex);
+            }
+            Err(error) => drop(self.unattached.insert(ifindex, error.to_string())),
+        }
+        both
     }
 }
 
@@ -380,62 +406,6 @@ fn tell_of_claims(binding: &Binding, standing: &Standing) {
              pod's packets under it are dropped"
         );
     }
-}
-
-/// The hardware address of each interface after a scan. What an interface has when it is
-/// first seen comes from its CNI plugin and is believed; so is a change, unless the address is
-/// another pod's or the node's.
-fn renewed(
-    before: &BTreeMap<u32, Mac>,
-    bindings: &[Binding],
-    of_the_node: &HashSet<Mac>,
-) -> BTreeMap<u32, Mac> {
-    let mut after: BTreeMap<u32, Mac> = BTreeMap::new();
-    for binding in bindings {
-        let known = before.get(&binding.ifindex).copied();
-        let Some(mac) = binding.mac.or(known) else { continue };
-        let of_another = || {
-            let has_it = |(&ifindex, &m): (&u32, &Mac)| ifindex != binding.ifindex && m == mac;
-            of_the_node.contains(&mac) || before.iter().chain(&after).any(has_it)
-        };
-        let believed = match known {
-            Some(known) if known != mac && of_another() => {
-                tracing::error!(
-                    device = binding.device, netns = binding.netns, mac = ?mac,
-                    "this pod has taken a hardware address that another pod or the node has; \
-                     its frames under it are dropped"
-                );
-                known
-            }
-            Some(known) if known != mac => {
-                tracing::warn!(
-                    device = binding.device, netns = binding.netns, was = ?known, now = ?mac,
-                    "this pod has changed its hardware address"
-                );
-                mac
-            }
-            Some(_) | None => mac,
-        };
-        after.insert(binding.ifindex, believed);
-    }
-    after
-}
-
-/// The part of an [`EndpointRecord`] that says what is whose.
-#[derive(Deserialize)]
-struct Held {
-    ifindex: u32,
-    #[serde(default)]
-    came_with: Vec<IpAddr>,
-    settled: Vec<IpAddr>,
-}
-
-/// What was whose when the last daemon wrote its endpoints; nothing, if there is no such file
-/// or it is not readable.
-fn claims_before(run_dir: &Path) -> Claims {
-    let json = std::fs::read(run_dir.join(state::ENDPOINTS)).unwrap_or_default();
-    let records: Vec<Held> = serde_json::from_slice(&json).unwrap_or_default();
-    Claims::resumed(records.into_iter().map(|held| (held.ifindex, held.came_with, held.settled)))
 }
 
 #[cfg(test)]

@@ -6,20 +6,23 @@ use std::time::Instant;
 
 use tracing::{error, info, warn};
 
+use super::hearing::Hearing;
 use crate::compile::{Classes, Compiled, compile};
 use crate::index::{Changes, Index, Touched};
 use crate::ledger::Ledger;
 use crate::model::{Complaint, Severity};
 use crate::names::NamesWriter;
-use crate::publisher::Mailbox;
+use crate::publisher::{Inbox, Mailbox};
 
 /// The state that every change of the input passes through.
 #[derive(Debug)]
 pub(super) struct Core {
     node: Option<String>,
     mailbox: Arc<Mailbox>,
+    inbox: Arc<Inbox>,
     ledger: Arc<Ledger>,
     names: Option<NamesWriter>,
+    hearing: Hearing,
     /// The objects in force.
     pub(super) index: Index,
     /// The classes of the image that was compiled last.
@@ -33,8 +36,10 @@ impl Core {
         Self {
             node,
             mailbox,
+            inbox: Arc::default(),
             ledger,
             names: None,
+            hearing: Hearing::default(),
             index: Index::default(),
             classes: None,
             logged: BTreeSet::new(),
@@ -46,6 +51,22 @@ impl Core {
         self.names = Some(names);
     }
 
+    /// Takes what the dataplane tells from this inbox.
+    pub(super) fn hear_from(&mut self, inbox: Arc<Inbox>) {
+        self.inbox = inbox;
+    }
+
+    /// Takes what the dataplane has told since.
+    pub(super) fn hear(&mut self) -> Changes {
+        let news = self.inbox.take();
+        self.hearing.take(&mut self.index, news)
+    }
+
+    /// What the dataplane complains about.
+    pub(super) fn cut_off(&self) -> Vec<Complaint> {
+        self.hearing.complaints(&self.index)
+    }
+
     /// Whether this process has published anything.
     pub(super) fn is_compiled(&self) -> bool {
         self.classes.is_some()
@@ -54,6 +75,12 @@ impl Core {
     /// Publishes what the index means now, if it is anything new; `changes` since the last time,
     /// the first of which came at `since`.
     pub(super) fn publish(&mut self, changes: Changes, since: Instant) {
+        self.publish_addresses(changes, since);
+        // After them: what it says is in them.
+        self.mailbox.put_heard(self.hearing.heard(&self.index));
+    }
+
+    fn publish_addresses(&mut self, changes: Changes, since: Instant) {
         if !changes.verdicts() && self.is_compiled() {
             return;
         }
@@ -110,9 +137,10 @@ impl Core {
     }
 
     /// Logs what is new, and that what was logged before is settled; tells the ledger. Of `unread`
-    /// files nothing is in force.
+    /// files nothing is in force. What the dataplane complains about comes on top.
     pub(super) fn report(&mut self, complaints: &[Complaint], unread: usize) {
-        self.ledger.input(&self.index, complaints, unread);
+        let complaints = [complaints, &self.cut_off()].concat();
+        self.ledger.input(&self.index, &complaints, unread);
         let lines = complaints.iter().map(|c| (c.severity as u8, c.to_string()));
         let now: BTreeSet<(u8, String)> = lines.collect();
         for (severity, text) in now.difference(&self.logged) {

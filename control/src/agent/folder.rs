@@ -13,7 +13,7 @@ use super::core::Core;
 use crate::ledger::Ledger;
 use crate::model::{Complaint, Effect, Origin, Severity};
 use crate::names::NamesWriter;
-use crate::publisher::Mailbox;
+use crate::publisher::{Inbox, Mailbox};
 use crate::source::watch::{Handle, Wake, Watch};
 use crate::source::{Folder, State};
 
@@ -78,6 +78,15 @@ impl FolderAgent {
         self
     }
 
+    /// Takes what the dataplane tells from this inbox.
+    #[must_use]
+    pub fn hearing(mut self, inbox: Arc<Inbox>) -> Self {
+        let watch = self.watch.handle();
+        inbox.wake_with(move || watch.nudge());
+        self.core.hear_from(inbox);
+        self
+    }
+
     /// A handle that ends [`Self::run`].
     pub fn handle(&self) -> Handle {
         self.watch.handle()
@@ -90,13 +99,31 @@ impl FolderAgent {
             match self.watch.wait() {
                 Wake::Changed(since) => self.refresh(since),
                 Wake::Rescan => self.refresh(Instant::now()),
+                Wake::Nudged => self.hear(),
                 Wake::Stop => return,
             }
         }
     }
 
+    /// Takes what the dataplane has told, and publishes what follows.
+    fn hear(&mut self) {
+        let before = self.core.cut_off();
+        let changes = self.core.hear();
+        // What is published first takes everything into account.
+        if self.core.is_compiled() {
+            self.core.publish(changes, Instant::now());
+            if changes.pods {
+                self.core.name();
+            }
+        }
+        if self.core.cut_off() != before {
+            self.core.report(&self.complaints.clone(), self.unread);
+        }
+    }
+
     fn refresh(&mut self, since: Instant) {
         self.renew_watch();
+        self.hear();
         let state = match self.folder.refresh() {
             Ok(state) => state,
             Err(error) => {

@@ -11,5 +11,6 @@
 
 mod core;
 mod folder;
+mod hearing;
 
 pub use folder::FolderAgent;

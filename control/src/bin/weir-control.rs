@@ -12,7 +12,7 @@ use weir_control::agent::FolderAgent;
 use weir_control::ledger::Ledger;
 use weir_control::metrics;
 use weir_control::names::NamesWriter;
-use weir_control::publisher::{Courier, Mailbox};
+use weir_control::publisher::{Courier, Inbox, Mailbox};
 
 /// Compiles NetworkPolicies and publishes them to weir-dataplane.
 #[derive(Debug, Parser)]
@@ -84,12 +84,14 @@ fn run(args: &Args) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let mailbox = Arc::new(Mailbox::new().context("no eventfd")?);
+        let inbox = Arc::new(Inbox::default());
         let agent =
             FolderAgent::new(&folder, args.node.clone(), Arc::clone(&mailbox), Arc::clone(&ledger))?
                 .naming(names)
-                .keeping(&run_dir);
+                .keeping(&run_dir)
+                .hearing(Arc::clone(&inbox));
         let courier = Courier::new(
-            Arc::clone(&mailbox),
+            (Arc::clone(&mailbox), inbox),
             Arc::clone(&ledger),
             args.socket.clone(),
             args.source.clone(),

@@ -147,6 +147,9 @@ mod tests {
             ignored: vec![],
             quarantined: false,
             attached: true,
+            pod: None,
+            placed: false,
+            held: false,
         };
         let mut names = NamesFile::new(dir.path());
         let mut find = |text| resolve_live(std::slice::from_ref(&endpoint), &mut names, text);

@@ -184,12 +184,11 @@ impl Vocabulary {
         for cidr_class in 0..count(words.blocks.len()) {
             words.number(ClassKey { who: Who::Outside, cidr_class });
         }
-        let owned = index.owned();
-        let mut addresses = Vec::with_capacity(owned.len());
+        let mut addresses = Vec::with_capacity(index.owned_at_most());
         // Pods of one owner share labels and ports (see `index`), so most are known by where these
         // are. The index is borrowed: nothing of it moves meanwhile.
         let mut known: FxHashMap<Place, u32> = FxHashMap::default();
-        for (address, owner) in owned {
+        for (address, owner) in index.owned() {
             let who = match owner {
                 Owner::Isolated(_) => Who::Isolated,
                 Owner::Pod(pod) => {

@@ -4,7 +4,8 @@
 //!   objects ──sync/apply/delete──► Index { namespaces, pods, policies,     ──► Changes
 //!                                    │      services, endpoint slices, nodes }
 //!                                    │
-//!                                    ├─ endpoints(): address → one pod, or nobody for sure
+//!   words of the CNI plugin ─────────┤
+//!     (this node's pods)             ├─ endpoints(): address → one pod, or nobody for sure
 //!                                    └─ take_touched(): addresses to look at again
 //! ```
 //!
@@ -14,18 +15,23 @@
 //! * pods on the host network and finished pods (Succeeded, Failed) own no address;
 //! * an address that several live pods claim belongs to none of them: it is isolated both ways
 //!   until the claim is settled, because the identity of either could open what the other's
-//!   policies close. A terminating pod gives way to one that is not.
+//!   policies close. A terminating pod gives way to one that is not;
+//! * on this node what the CNI plugin says comes before what pods' objects say ([`Placements`]).
 
 mod namespaces;
 mod owners;
+mod placements;
 mod shared;
 
 pub use namespaces::NamespaceLabels;
 pub use owners::Touched;
+pub use placements::{Placements, Settlement};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use weir_table::publish::Attached;
 
 use crate::model::{
     Complaint, Effect, EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectId, ObjectKey,
@@ -58,6 +64,18 @@ impl Changes {
         self.policies || self.namespaces || self.pods
     }
 
+    /// What changed in either.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            policies: self.policies | other.policies,
+            namespaces: self.namespaces | other.namespaces,
+            pods: self.pods | other.pods,
+            services: self.services | other.services,
+            nodes: self.nodes | other.nodes,
+        }
+    }
+
     fn note(&mut self, id: &ObjectId) {
         match id {
             ObjectId::Namespace(_) => self.namespaces = true,
@@ -79,6 +97,7 @@ pub struct Index {
     endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
     nodes: BTreeMap<String, Node>,
     owners: owners::Owners,
+    placements: Placements,
     shared: shared::Shared,
 }
 
@@ -141,8 +160,59 @@ impl Index {
         self.shared.share(&mut new);
         let new = Arc::new(new);
         self.owners.replace(old, Some(&new));
-        self.pods.insert(new.key.clone(), new);
+        let key = new.key.clone();
+        self.pods.insert(key.clone(), new);
+        self.tell_placements(&key);
         true
+    }
+
+    /// A pod's object is another: so may be what its words amount to.
+    fn tell_placements(&mut self, key: &ObjectKey) {
+        self.placements.pod_changed(key, self.pods.get(key).map(|pod| &**pod));
+        for address in self.placements.addresses_of(key) {
+            self.owners.touch(address);
+        }
+    }
+
+    /// The CNI plugin has made an interface of a pod of this node.
+    pub fn attach(&mut self, word: Attached) -> Changes {
+        let concerned = self.concerned_by(&word);
+        if !self.placements.attach(word) {
+            return Changes::default();
+        }
+        self.touch(concerned)
+    }
+
+    /// The interface with a ticket is gone.
+    pub fn detach(&mut self, ticket: u64) -> Changes {
+        let Some(word) = self.placements.detach(ticket, &self.pods) else {
+            return Changes::default();
+        };
+        let concerned = self.concerned_by(&word);
+        self.touch(concerned)
+    }
+
+    /// Of all interfaces, those with these tickets are still there.
+    pub fn retain_words(&mut self, tickets: &BTreeSet<u64>) -> Changes {
+        let gone = self.placements.all_but(tickets).into_iter();
+        gone.fold(Changes::default(), |changes, ticket| changes.and(self.detach(ticket)))
+    }
+
+    /// Which of the CNI plugin's words hold for the owners of [`Self::endpoints`].
+    pub fn settlement(&self) -> Settlement {
+        self.placements.settlement(&self.pods)
+    }
+
+    /// Addresses whose owner depends on a word: its own, and those in its pod's status.
+    fn concerned_by(&self, word: &Attached) -> Vec<IpAddr> {
+        let key = ObjectKey::new(&*word.pod.namespace, &*word.pod.name);
+        let of_status = self.pods.get(&key).into_iter().flat_map(|pod| &pod.addresses);
+        word.addresses.iter().chain(of_status).copied().collect()
+    }
+
+    fn touch(&mut self, addresses: Vec<IpAddr>) -> Changes {
+        addresses.into_iter().for_each(|address| self.owners.touch(address));
+        Changes { pods: true, ..Changes::default() }
     }
 
     /// Removes an object.
@@ -153,6 +223,7 @@ impl Index {
             ObjectId::Pod(key) => {
                 let old = self.pods.remove(key);
                 self.owners.replace(old.as_ref(), None);
+                self.tell_placements(key);
                 old.is_some()
             }
             ObjectId::NetworkPolicy(key) => self.policies.remove(key).is_some(),
@@ -266,14 +337,67 @@ impl Index {
     }
 
     /// The same, one after the other.
-    pub fn owned(&self) -> impl ExactSizeIterator<Item = (IpAddr, Owner<'_>)> {
-        self.owners.all().map(|(address, claims)| (address, settle(claims)))
+    pub fn owned(&self) -> impl Iterator<Item = (IpAddr, Owner<'_>)> {
+        let mut by_status = self.owners.all().peekable();
+        let mut by_word = self.placements.addresses().peekable();
+        std::iter::from_fn(move || {
+            loop {
+                let is_word_next = match (by_status.peek(), by_word.peek()) {
+                    (_, None) => false,
+                    (None, Some(_)) => true,
+                    (Some((by_status, _)), Some(by_word)) => by_word <= by_status,
+                };
+                let (address, owner) = if is_word_next {
+                    let address = by_word.next()?;
+                    // Whoever claims it by its status.
+                    by_status.next_if(|(claimed, _)| *claimed == address);
+                    (address, self.owner_by_word(&address))
+                } else {
+                    let (address, claims) = by_status.next()?;
+                    (address, self.settled(&address, claims))
+                };
+                if let Some(owner) = owner {
+                    return Some((address, owner));
+                }
+            }
+        })
+    }
+
+    /// No more addresses than this are owned.
+    pub fn owned_at_most(&self) -> usize {
+        self.owners.all().len() + self.placements.addresses().count()
     }
 
     /// Who owns an address; `None`: no pod.
     pub fn owner(&self, address: &IpAddr) -> Option<Owner<'_>> {
-        let claims = self.owners.of(address);
-        (!claims.is_empty()).then(|| settle(claims))
+        match self.placements.has(address) {
+            true => self.owner_by_word(address),
+            false => self.settled(address, self.owners.of(address)),
+        }
+    }
+
+    fn owner_by_word(&self, address: &IpAddr) -> Option<Owner<'_>> {
+        let pod = self.placements.owner(address, &self.pods)?;
+        Some(settle(std::slice::from_ref(pod)))
+    }
+
+    /// Who owns an address of which there is no word, by the claims of pods' status that count.
+    fn settled<'a>(&'a self, address: &IpAddr, claims: &'a [Arc<Pod>]) -> Option<Owner<'a>> {
+        if self.placements.is_empty() {
+            return (!claims.is_empty()).then(|| settle(claims));
+        }
+        let counting: Vec<&Pod> = self.counting(address, claims).collect();
+        (!counting.is_empty()).then(|| settle_among(&counting))
+    }
+
+    fn counting<'a>(
+        &'a self,
+        address: &IpAddr,
+        claims: &'a [Arc<Pod>],
+    ) -> impl Iterator<Item = &'a Pod> {
+        let address = *address;
+        let all = claims.iter().map(|pod| &**pod);
+        all.filter(move |pod| self.placements.leaves(pod, &address))
     }
 
     /// Addresses whose owner may be another one, or look otherwise to policies, because of pods
@@ -286,7 +410,7 @@ impl Index {
     pub fn conflicts(&self) -> Vec<Complaint> {
         let mut complaints = Vec::new();
         for (address, claims) in self.owners.contested() {
-            let rivals = rivals(claims);
+            let rivals = rivals(self.counting(&address, claims));
             if rivals.len() < 2 {
                 continue;
             }
@@ -315,10 +439,10 @@ fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, new: V) -> bo
 }
 
 /// Those claimants that are not on their way out; all of them if every one is.
-fn rivals(claims: &[Arc<Pod>]) -> Vec<&Pod> {
-    let all = || claims.iter().map(|pod| &**pod);
-    let staying: Vec<&Pod> = all().filter(|pod| !pod.terminating).collect();
-    if staying.is_empty() { all().collect() } else { staying }
+fn rivals<'a>(claims: impl Iterator<Item = &'a Pod>) -> Vec<&'a Pod> {
+    let all: Vec<&Pod> = claims.collect();
+    let staying: Vec<&Pod> = all.iter().copied().filter(|pod| !pod.terminating).collect();
+    if staying.is_empty() { all } else { staying }
 }
 
 /// Who of those that claim an address owns it; at least one claims it.
@@ -326,7 +450,12 @@ fn settle(claims: &[Arc<Pod>]) -> Owner<'_> {
     if let [pod] = claims {
         return if pod.refused { Owner::Isolated(pod) } else { Owner::Pod(pod) };
     }
-    let rivals = rivals(claims);
+    let all: Vec<&Pod> = claims.iter().map(|pod| &**pod).collect();
+    settle_among(&all)
+}
+
+fn settle_among<'a>(claims: &[&'a Pod]) -> Owner<'a> {
+    let rivals = rivals(claims.iter().copied());
     match rivals[..] {
         [pod] if !pod.refused => Owner::Pod(pod),
         _ => Owner::Isolated(rivals[0]),

@@ -72,6 +72,11 @@ impl Owners {
         }
     }
 
+    /// The owner of an address may be another one, for another reason than its claims.
+    pub(super) fn touch(&mut self, address: IpAddr) {
+        self.touched.add(address);
+    }
+
     fn insert(&mut self, address: IpAddr, pod: &Arc<Pod>) {
         self.touched.add(address);
         match self.claims.get_mut(&address) {

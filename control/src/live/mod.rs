@@ -108,6 +108,15 @@ pub struct EndpointRecord {
     pub quarantined: bool,
     /// Both hooks are on the device.
     pub attached: bool,
+    /// Whose it is by the CNI plugin's word, `namespace/name`; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// That pod's policy is in force, by weir-control's word.
+    #[serde(default)]
+    pub placed: bool,
+    /// Cut off: its pod's policy is not in force yet, its word was withdrawn, or must come.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// A pinned array, mapped read-only as a whole.
@@ -312,11 +321,16 @@ mod tests {
     fn endpoints_as_the_dataplane_writes_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("endpoints.json");
-        let text = r#"[{"ifindex":7,"device":"veth1","netns":"cni-1","addresses":["10.0.0.1","fd00::1"],"ignored":[],"quarantined":false,"attached":true}]"#;
+        let text = r#"[{"ifindex":7,"device":"veth1","netns":"cni-1","addresses":["10.0.0.1","fd00::1"],"ignored":[],"quarantined":false,"attached":true,"pod":"shop/web","placed":true,"held":false}]"#;
         fs::write(&path, text).unwrap();
         let endpoints = read_endpoints(&path).unwrap();
         assert_eq!(endpoints[0].addresses.len(), 2);
         assert_eq!(serde_json::to_string(&endpoints).unwrap(), text);
+        // Without a word, and as one wrote it that knew of none.
+        let old = text.replace(r#","pod":"shop/web","placed":true,"held":false"#, "");
+        fs::write(&path, old).unwrap();
+        let endpoints = read_endpoints(&path).unwrap();
+        assert_eq!((&endpoints[0].pod, endpoints[0].placed), (&None, false));
     }
 
     #[test]

@@ -207,14 +207,16 @@ impl Status {
                 false => address.to_string(),
             };
             let addresses: Vec<String> = endpoint.addresses.iter().map(tell).collect();
-            let mark = match (endpoint.quarantined, endpoint.attached) {
-                (true, _) => "  QUARANTINED",
-                (false, false) => "  no hooks yet",
-                (false, true) => "",
+            let mark = match endpoint {
+                EndpointRecord { quarantined: true, .. } => "  QUARANTINED",
+                EndpointRecord { attached: false, .. } => "  no hooks yet",
+                EndpointRecord { held: true, .. } => "  HELD",
+                _ => "",
             };
+            let pod = endpoint.pod.as_ref().map(|pod| format!("  {pod}")).unwrap_or_default();
             writeln!(
                 out,
-                "  {:<15} {:<20} {}{mark}",
+                "  {:<15} {:<20} {}{pod}{mark}",
                 endpoint.device,
                 endpoint.netns,
                 addresses.join(", ")

@@ -5,7 +5,9 @@
 //!
 //! Invariants:
 //! * the addresses fit the image: they change under one lock, and each class is one of its classes;
-//! * `changed` names every address that the courier has not taken since it changed.
+//! * `changed` names every address that the courier has not taken since it changed;
+//! * what is said to be heard of the CNI plugin's words is in the addresses: it is put after them,
+//!   and read with them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -82,9 +84,25 @@ impl Desired {
     }
 }
 
+/// What of the CNI plugin's words a state takes into account.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Over which connection they were told, completely; 0 = none.
+    pub session: u64,
+    /// Up to which ticket.
+    pub last: u64,
+    /// Whose addresses have the classes of their pods.
+    pub settled: Vec<u64>,
+    /// Whose do not, and why.
+    pub waiting: Vec<(u64, String)>,
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     desired: Option<Desired>,
+    heard: Arc<Heard>,
+    /// What was heard differs from what the courier was told of.
+    is_heard: bool,
     /// When the oldest change was noticed that the courier has not been told of.
     since: Option<Instant>,
     stop: bool,
@@ -157,6 +175,23 @@ impl Mailbox {
         differs
     }
 
+    /// Says what of the CNI plugin's words is in the addresses that are wanted now; false, and
+    /// nobody is bothered, if that is known.
+    pub fn put_heard(&self, heard: Heard) -> bool {
+        let differs = self.with(|slot| {
+            let differs = *slot.heard != heard;
+            if differs {
+                slot.heard = Arc::new(heard);
+                slot.is_heard = true;
+            }
+            differs
+        });
+        if differs {
+            self.ring();
+        }
+        differs
+    }
+
     /// Ends the courier.
     pub fn stop(&self) {
         self.with(|slot| slot.stop = true);
@@ -172,9 +207,20 @@ impl Mailbox {
         self.with(|slot| (slot.since.take(), slot.stop))
     }
 
-    /// For the courier: reads what is wanted, if anything is. The agent waits meanwhile.
-    pub(super) fn read<T>(&self, read: impl FnOnce(&mut Desired) -> T) -> Option<T> {
-        self.with(|slot| slot.desired.as_mut().map(read))
+    /// For the courier: whether more was heard since it last asked.
+    pub(super) fn look_at_heard(&self) -> bool {
+        self.with(|slot| std::mem::take(&mut slot.is_heard))
+    }
+
+    /// For the courier: what is heard.
+    pub(super) fn heard(&self) -> Arc<Heard> {
+        self.with(|slot| Arc::clone(&slot.heard))
+    }
+
+    /// For the courier: reads what is wanted, if anything is, and gives what is heard in it. The
+    /// agent waits meanwhile.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&mut Desired) -> T) -> Option<(T, Arc<Heard>)> {
+        self.with(|slot| Some((slot.desired.as_mut().map(read)?, Arc::clone(&slot.heard))))
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Slot) -> T) -> T {
@@ -212,12 +258,12 @@ mod tests {
     }
 
     fn changed(mailbox: &Mailbox) -> Option<Vec<(Address, Option<u32>)>> {
-        let changed = mailbox.read(|desired| {
+        let read = mailbox.read(|desired| {
             let changed = desired.changed().map(Iterator::collect);
             desired.taken();
             changed
         });
-        changed.expect("something is wanted")
+        read.expect("something is wanted").0
     }
 
     #[test]
@@ -238,9 +284,9 @@ mod tests {
         assert_eq!(changed(&mailbox), Some(vec![]));
 
         // The same image again, however it was made.
-        let before = mailbox.read(|desired| Arc::clone(&desired.image)).unwrap();
+        let before = mailbox.read(|desired| Arc::clone(&desired.image)).unwrap().0;
         assert!(mailbox.put(image("a"), vec![(address(2), 4)], first));
-        assert!(mailbox.read(|desired| Arc::ptr_eq(&desired.image, &before)).unwrap());
+        assert!(mailbox.read(|desired| Arc::ptr_eq(&desired.image, &before)).unwrap().0);
         assert_eq!(changed(&mailbox), Some(vec![(address(3), None)]));
         assert!(!mailbox.put(image("a"), vec![(address(2), 4)], first));
         assert!(mailbox.put_addresses(vec![(address(2), 5)], first));
@@ -253,6 +299,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_heard_goes_with_the_addresses() {
+        let mailbox = Mailbox::new().unwrap();
+        let heard = |session| Heard { session, ..Heard::default() };
+        assert!(!mailbox.put_heard(Heard::default()) && !mailbox.look_at_heard());
+        assert!(mailbox.put_heard(heard(1)), "before anything is wanted");
+        assert!(mailbox.look_at_heard() && !mailbox.look_at_heard());
+        assert_eq!(mailbox.look(), (None, false), "no cause of anything");
+        assert!(mailbox.read(|_| ()).is_none());
+        mailbox.put(image("a"), vec![], Instant::now());
+        assert!(!mailbox.put_heard(heard(1)));
+        assert_eq!(mailbox.read(|_| ()).unwrap().1.session, 1);
+        assert!(mailbox.put_heard(heard(2)) && mailbox.look_at_heard());
+        assert_eq!(mailbox.heard().session, 2);
+    }
+
+    #[test]
     fn very_many_changes_are_not_named() {
         let mailbox = Mailbox::new().unwrap();
         mailbox.put(image("a"), vec![], Instant::now());
@@ -261,6 +323,6 @@ mod tests {
         let all = (0..many).map(|n| (std::net::IpAddr::from(n.to_be_bytes()).into(), Some(0)));
         assert!(mailbox.put_changes(all, Instant::now()));
         assert_eq!(changed(&mailbox), None);
-        assert_eq!(mailbox.read(|desired| desired.addresses.len()), Some(many as usize));
+        assert_eq!(mailbox.read(|desired| desired.addresses.len()).unwrap().0, many as usize);
     }
 }

@@ -25,12 +25,15 @@ pub enum Wake {
     Changed(Instant),
     /// Nothing was heard; look again all the same.
     Rescan,
+    /// [`Handle::nudge`] was called; nothing is known of the folder.
+    Nudged,
     /// [`Handle::stop`] was called.
     Stop,
 }
 
 enum Message {
     Event(Instant),
+    Nudge,
     Stop,
 }
 
@@ -42,12 +45,19 @@ impl std::fmt::Debug for Message {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Event(_) => "Event",
+            Self::Nudge => "Nudge",
             Self::Stop => "Stop",
         })
     }
 }
 
 impl Handle {
+    /// Makes the present or next wait end, with [`Wake::Nudged`] if nothing else ends it.
+    pub fn nudge(&self) {
+        // A closed channel means that the watch is gone already.
+        let _ = self.0.send(Message::Nudge);
+    }
+
     /// Makes the present or next wait end with [`Wake::Stop`].
     pub fn stop(&self) {
         // A closed channel means that the watch is gone already.
@@ -94,6 +104,7 @@ impl Watch {
     pub fn wait(&self) -> Wake {
         let first = match self.messages.recv_timeout(RESCAN) {
             Ok(Message::Event(at)) => at,
+            Ok(Message::Nudge) => return Wake::Nudged,
             Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return Wake::Stop,
             Err(RecvTimeoutError::Timeout) => return Wake::Rescan,
         };
@@ -101,8 +112,8 @@ impl Watch {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.messages.recv_timeout(QUIET.min(left)) {
-                Ok(Message::Event(_)) if left > Duration::ZERO => {}
-                Ok(Message::Event(_)) | Err(RecvTimeoutError::Timeout) => {
+                Ok(Message::Event(_) | Message::Nudge) if left > Duration::ZERO => {}
+                Ok(Message::Event(_) | Message::Nudge) | Err(RecvTimeoutError::Timeout) => {
                     return Wake::Changed(first);
                 }
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return Wake::Stop,

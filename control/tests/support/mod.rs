@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use weir_table::SOCKET_FILE;
 use weir_table::classify::{Connection, MappedClassifier};
-use weir_table::publish::{AddressReceipt, Event, Listener, Receipt};
+use weir_table::publish::{AddressReceipt, Event, Listener, News, Receipt, Settled};
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -96,6 +96,12 @@ impl Control {
         self.seen.iter().find(|line| line.contains(part)).unwrap()
     }
 
+    /// The line that says something, if the log has said it by now.
+    pub fn try_expect(&mut self, part: &str) -> Option<&str> {
+        self.seen.extend(self.log.try_iter());
+        self.seen.iter().find(|line| line.contains(part)).map(String::as_str)
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -145,12 +151,35 @@ pub struct Dataplane {
     pub on_change: OnChange,
     /// Generation and epoch of each change that was announced.
     pub announced: Vec<(u64, u64)>,
+    /// What is told to a publisher that comes.
+    pub words: Vec<News>,
+    /// The highest ticket.
+    pub last_ticket: u64,
+    /// A publisher that comes is told nothing.
+    pub is_silent: bool,
+    /// The last ticket that the generation in force knows.
+    pub heard: u64,
+    /// What has been settled.
+    pub settled: Vec<Settled>,
+    /// What has not, and why.
+    pub rejected: Vec<(u64, String)>,
 }
 
 impl Dataplane {
     pub fn start(run_dir: &Path, generation: u64) -> Self {
         let listener = Listener::bind(run_dir, "test-dataplane", generation).unwrap();
-        Self { listener, current: None, on_change: OnChange::Acknowledge, announced: Vec::new() }
+        Self {
+            listener,
+            current: None,
+            on_change: OnChange::Acknowledge,
+            announced: Vec::new(),
+            words: Vec::new(),
+            last_ticket: 0,
+            is_silent: false,
+            heard: 0,
+            settled: Vec::new(),
+            rejected: Vec::new(),
+        }
     }
 
     pub fn poll(&mut self, timeout: Duration) -> Option<u64> {
@@ -159,6 +188,7 @@ impl Dataplane {
             Event::Published(received) => {
                 let generation = received.generation;
                 self.listener.receipt(Receipt { generation, workers: 1, enforced_at_ns: 1 });
+                self.heard = received.summary.heard;
                 self.current = Some(received.classifier);
                 Some(generation)
             }
@@ -186,8 +216,53 @@ impl Dataplane {
                 None
             }
             Event::Refused { reason, .. } => panic!("refused: {reason}"),
-            Event::Connected { .. } | Event::Disconnected => None,
+            Event::Connected { .. } if self.is_silent => None,
+            Event::Connected { .. } => {
+                let words = self.words.clone();
+                words.into_iter().for_each(|news| self.listener.tell(news));
+                self.listener.tell(News::AllAttached { last: self.last_ticket });
+                None
+            }
+            Event::Settled(settled) => {
+                let current = self.current.as_ref().unwrap();
+                assert_eq!(
+                    (current.generation(), current.addresses().epoch()),
+                    (settled.generation, settled.epoch)
+                );
+                self.settled.push(settled);
+                None
+            }
+            Event::Rejected { ticket, words } => {
+                self.rejected.push((ticket, words));
+                None
+            }
+            Event::Disconnected | Event::Woken => None,
         }
+    }
+
+    /// Tells the publisher that is connected.
+    pub fn tell(&mut self, news: News) {
+        self.listener.tell(news);
+    }
+
+    /// Serves until so.
+    pub fn until_so(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < end, "waited in vain for {what}");
+            self.poll(Duration::from_millis(20));
+        }
+    }
+
+    /// All tickets that were settled, in order.
+    pub fn settled_tickets(&self) -> Vec<u64> {
+        self.settled.iter().flat_map(|settled| settled.tickets.clone()).collect()
+    }
+
+    /// The class of an address, if it is a pod's.
+    pub fn class(&self, address: &str) -> Option<u32> {
+        let address = address.parse().unwrap();
+        self.current.as_ref()?.addresses().lookup(address).map(|class| class.0)
     }
 
     pub fn next(&mut self) -> u64 {

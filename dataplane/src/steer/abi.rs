@@ -207,6 +207,15 @@ impl Config {
             self.set(CONFIG_HEARTBEAT + worker, now);
         }
     }
+
+    /// Whether some worker counts as alive; `now` as for [`Config::heartbeat`].
+    pub fn has_live_worker(&self, now: u64) -> bool {
+        let timeout = self.get(CONFIG_HEARTBEAT_TIMEOUT);
+        (0..MAX_WORKERS).any(|worker| {
+            let last = self.get(CONFIG_HEARTBEAT + worker);
+            last != 0 && now.saturating_sub(last) <= timeout
+        })
+    }
 }
 
 /// `struct address`: an address in IPv6 form, network byte order.

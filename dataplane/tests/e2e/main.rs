@@ -16,6 +16,7 @@
 //! | [`validity`] | another label or another owner of an address cuts exactly its flows |
 //! | [`crash`] | both daemons killed under 10,000 flows: what is open goes on, what is new does not |
 //! | [`claims`] | what a pod adds to its addresses is nobody else's loss, and lends no identity |
+//! | [`cni`] | a pod is enforced when its CNI plugin is answered, and open to nobody before |
 //! | [`changes`] | 1,000 changes of policy under load: nothing lost, nothing let through |
 //! | [`verdicts`] | hooks open and deny by what was said of others; a flood of new flows |
 //! | [`drops`] | dropped packets one by one: reason, policy, pods; a capture that tshark reads |
@@ -37,6 +38,7 @@ mod bad_input;
 mod changes;
 mod claims;
 mod clock;
+mod cni;
 mod crash;
 #[path = "../support/dice.rs"]
 mod dice;

@@ -60,6 +60,18 @@ impl<'a> Weir<'a> {
         }
     }
 
+    /// Ends weir-control alone, the same way.
+    pub fn kill_control(&mut self) {
+        self.control.kill().unwrap();
+        self.control.wait().unwrap();
+    }
+
+    /// Ends weir-dataplane alone, the same way.
+    pub fn kill_dataplane(&mut self) {
+        self.dataplane.kill().unwrap();
+        self.dataplane.wait().unwrap();
+    }
+
     /// Starts another dataplane, alone, and waits until it serves.
     pub fn start_dataplane(&mut self, options: &[&str]) {
         let mut dataplane = self.lab.enter("node", &binary("weir-dataplane"));

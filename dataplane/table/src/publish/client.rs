@@ -1,6 +1,7 @@
 //! Control's side: connect, publish, tell of changed addresses, wait for the answer.
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -15,14 +16,25 @@ use rustix::{
 use super::{
     PublishError,
     message::{AddressReceipt, Hello, Message, Receipt, Summary},
+    news::{News, Settled},
     socket::Connection,
 };
+
+/// Most news that wait to be taken. A node has some hundred pods; who does not take what is
+/// told connects again and is told everything anew.
+const MAX_NEWS: usize = 8192;
+/// Tickets in one message: of 20 digits at most, so a third of what fits.
+const TICKETS_A_MESSAGE: usize = 1024;
+/// Longest words of a rejection, in bytes.
+const MAX_WORDS: usize = 4096;
 
 /// A connection to the dataplane over which generations are published.
 #[derive(Debug)]
 pub struct Publisher {
     connection: Connection,
     dataplane: Hello,
+    /// What the dataplane has told and nobody has taken.
+    news: VecDeque<News>,
 }
 
 impl Publisher {
@@ -59,7 +71,7 @@ impl Publisher {
         match connection.receive(timeout)?.0 {
             Message::Hello(dataplane) => {
                 dataplane.check()?;
-                Ok(Publisher { connection, dataplane })
+                Ok(Publisher { connection, dataplane, news: VecDeque::new() })
             }
             Message::Refused { generation, reason, .. } => {
                 Err(PublishError::Refused { generation, reason })
@@ -163,23 +175,83 @@ impl Publisher {
             match sort(received.0) {
                 Answer::Mine(result) => return result,
                 Answer::Late => {}
+                Answer::News(news) => self.keep(news)?,
                 Answer::OutOfTurn(other) => return Err(unexpected(&other)),
             }
         }
     }
 
-    /// Whether the dataplane is still there. Does not wait.
-    pub fn is_connected(&self) -> bool {
-        match self.connection.try_receive() {
-            // Late answers to a call that timed out may be thrown away.
-            Ok(_) => true,
-            Err(PublishError::Message { .. }) => true,
-            Err(_) => false,
+    /// Whether the dataplane is still there. Does not wait. What it has told since is kept for
+    /// [`Publisher::take_news`].
+    pub fn is_connected(&mut self) -> bool {
+        self.collect().is_ok()
+    }
+
+    /// What the dataplane has told since the last time, oldest first. Does not wait.
+    ///
+    /// # Errors
+    /// [`PublishError::Closed`] and the like: connect again, and everything is told anew.
+    pub fn take_news(&mut self) -> Result<Vec<News>, PublishError> {
+        self.collect()?;
+        Ok(self.news.drain(..).collect())
+    }
+
+    /// Says that the policies of these pods are in force, which the last receipt showed.
+    ///
+    /// # Errors
+    /// As for a call: connect again.
+    pub fn settled(
+        &mut self,
+        tickets: &[u64],
+        (generation, epoch): (u64, u64),
+        timeout: Duration,
+    ) -> Result<(), PublishError> {
+        tickets.chunks(TICKETS_A_MESSAGE).try_for_each(|tickets| {
+            let settled = Settled { tickets: tickets.to_vec(), generation, epoch };
+            self.connection.send(&Message::Settled(settled), &[], timeout)
+        })
+    }
+
+    /// Says why the policy of a pod cannot be in force as things stand. That may change: it can
+    /// be followed by [`Publisher::settled`].
+    ///
+    /// # Errors
+    /// As for a call: connect again.
+    pub fn rejected(
+        &mut self,
+        ticket: u64,
+        words: &str,
+        timeout: Duration,
+    ) -> Result<(), PublishError> {
+        let end = (0..=words.len().min(MAX_WORDS)).rev().find(|&end| words.is_char_boundary(end));
+        let words = words[..end.unwrap_or(0)].to_owned();
+        self.connection.send(&Message::Rejected { ticket, words }, &[], timeout)
+    }
+
+    /// Takes what has arrived between two calls.
+    fn collect(&mut self) -> Result<(), PublishError> {
+        while let Some((message, _)) = self.connection.try_receive()? {
+            match Answer::<()>::from(message) {
+                Answer::News(news) => self.keep(news)?,
+                // To a call that gave up waiting.
+                Answer::Late | Answer::Mine(_) => {}
+                Answer::OutOfTurn(other) => return Err(unexpected(&other)),
+            }
         }
+        Ok(())
+    }
+
+    fn keep(&mut self, news: News) -> Result<(), PublishError> {
+        if self.news.len() >= MAX_NEWS {
+            let problem = format!("more than {MAX_NEWS} news that nobody has taken");
+            return Err(PublishError::Message { problem });
+        }
+        self.news.push_back(news);
+        Ok(())
     }
 }
 
-/// To be polled for readability: between calls, that means a hang-up.
+/// To be polled for readability: between calls, that means news or a hang-up.
 impl AsFd for Publisher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
@@ -192,6 +264,8 @@ enum Answer<T> {
     Mine(Result<T, PublishError>),
     /// The answer to an earlier call that gave up waiting.
     Late,
+    /// None, but told unasked.
+    News(News),
     /// None at all.
     OutOfTurn(Message),
 }
@@ -203,6 +277,7 @@ impl<T> From<Message> for Answer<T> {
             Message::Receipt(_) | Message::AddressesEnforced(_) | Message::Refused { .. } => {
                 Answer::Late
             }
+            Message::News(news) => Answer::News(news),
             other => Answer::OutOfTurn(other),
         }
     }

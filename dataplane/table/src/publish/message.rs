@@ -2,11 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PublishError;
+use super::{
+    PublishError,
+    news::{News, Settled},
+};
 use crate::{addrmap, policy};
 
 /// Raised whenever a message changes its meaning.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// One datagram.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +34,15 @@ pub(super) enum Message {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epoch: Option<u64>,
         reason: String,
+    },
+    /// From the dataplane, unasked.
+    News(News),
+    /// From control; not answered.
+    Settled(Settled),
+    /// From control; not answered.
+    Rejected {
+        ticket: u64,
+        words: String,
     },
 }
 
@@ -79,6 +91,10 @@ impl Hello {
 pub struct Summary {
     /// Where the policies came from, as given to `--source`.
     pub source: String,
+    /// The last ticket of which this generation knows: what the CNI plugin said up to it is
+    /// taken into account. 0 = nothing is.
+    #[serde(default)]
+    pub heard: u64,
 }
 
 /// The dataplane's word that a generation is enforced by all of its workers.

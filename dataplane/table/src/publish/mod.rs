@@ -15,6 +15,12 @@
 //!    {generation, epoch}               ◀──   addresses_enforced {generation, epoch,
 //!                                              flows judged again, time}
 //!                                            or refused {generation, epoch, reason}
+//!                                      ◀──   news: attached {ticket, pod, addresses}, …
+//!                                              all_attached {last}        (after the hello)
+//!                                      ◀──   news: attached, detached {ticket},
+//!                                              not_enforced, cleared      (as they come)
+//!  settled {tickets, generation, epoch} ─▶   these pods may speak
+//!  rejected {ticket, words}            ──▶   to whoever asks why not
 //! ```
 //!
 //! The two descriptors (`SCM_RIGHTS`) are the policy table, sealed for good, and
@@ -32,6 +38,18 @@
 //! resumed from its own copy, does not share this memory. After a refusal or a
 //! timeout a new generation is always right.
 //!
+//! **Placement.** The CNI plugin tells the dataplane of each pod's interface, before the API
+//! server knows its address; the dataplane tells control, by a ticket ([`News::Attached`]). From
+//! then on that address is that pod's for control, and nobody else's, be it the one that had it
+//! a moment ago. Once a generation or a change in place that says so is acknowledged, control
+//! says *settled*, and only then do others believe the interface: that an address is a pod's is
+//! not enough, since it may still be said of its predecessor. A generation says in its summary
+//! up to which ticket it knows what was told ([`Summary::heard`]). Of what it does not know, it
+//! may say the old: the dataplane holds those interfaces until control settles them.
+//!
+//! **News** come at any time, also while a call waits for its answer. Both sides keep a bounded
+//! number of them; who cannot keep up is disconnected, and told everything after the next hello.
+//!
 //! **Late answers.** A call that gave up may still be answered. The next call
 //! tells such an answer by its generation and epoch, and skips it.
 //!
@@ -45,6 +63,7 @@
 mod client;
 mod directory;
 mod message;
+mod news;
 mod received;
 mod server;
 mod socket;
@@ -53,6 +72,7 @@ mod tests;
 
 pub use client::Publisher;
 pub use message::{AddressReceipt, PROTOCOL_VERSION, Receipt, Summary};
+pub use news::{Attached, CutOff, News, NotEnforced, Settled};
 pub use received::ReceivedGeneration;
 pub use server::{Event, Listener};
 

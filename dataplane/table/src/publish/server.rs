@@ -5,8 +5,9 @@
 //! is refused here, before a generation is handed out.
 
 use std::{
+    collections::VecDeque,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -25,6 +26,7 @@ use super::{
     PublishError,
     directory::take_directory,
     message::{AddressReceipt, Hello, Message, Receipt},
+    news::{News, Settled},
     received::{ReceivedGeneration, check_addresses},
     socket::{Connection, wait_any},
 };
@@ -34,6 +36,9 @@ use crate::SOCKET_FILE;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an answer may wait for room in the publisher's socket.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Most news that wait for room in the publisher's socket. One more, and it is disconnected:
+/// after its next hello it is told everything anew.
+const MAX_NEWS: usize = 4096;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 8;
 const SOCKET_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -59,6 +64,18 @@ pub enum Event {
         /// map itself may be further on.
         epoch: u64,
     },
+    /// The policies of these pods are in force, as far as what we have receipted is.
+    Settled(Settled),
+    /// The policy of a pod cannot be in force as things stand.
+    Rejected {
+        /// The ticket under which it was told.
+        ticket: u64,
+        /// Why, for people.
+        words: String,
+    },
+    /// The descriptor given to [`Listener::poll_or_wake`] is readable. It stays so until it is
+    /// read.
+    Woken,
     /// Something was refused; the other side has been told. To be logged.
     Refused {
         /// The generation; `None` when a connection was refused.
@@ -100,6 +117,8 @@ pub struct Listener {
     software: String,
     generation: u64,
     session: Session,
+    /// What the publisher is still to be told.
+    pub(super) news: VecDeque<News>,
 }
 
 impl Listener {
@@ -152,6 +171,7 @@ impl Listener {
             software: software.to_owned(),
             generation,
             session: Session::None,
+            news: VecDeque::new(),
         })
     }
 
@@ -178,6 +198,18 @@ impl Listener {
     /// that misbehaves is no error but [`Event::Refused`] or
     /// [`Event::Disconnected`].
     pub fn poll(&mut self, timeout: Duration) -> Result<Option<Event>, PublishError> {
+        self.poll_or_wake(None, timeout)
+    }
+
+    /// As [`Listener::poll`], and ends also when `wake` becomes readable.
+    ///
+    /// # Errors
+    /// As [`Listener::poll`].
+    pub fn poll_or_wake(
+        &mut self,
+        wake: Option<BorrowedFd<'_>>,
+        timeout: Duration,
+    ) -> Result<Option<Event>, PublishError> {
         let mut wait = timeout;
         if let Session::Greeting(_, deadline) = self.session {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -188,16 +220,52 @@ impl Listener {
             }
             wait = wait.min(left);
         }
+        self.flush();
+        let room = if self.news.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
         // The session first: a publisher that has gone makes room for the next.
-        let mut descriptors = Vec::with_capacity(2);
-        descriptors.extend(self.session.connection().map(|c| (c.as_fd(), PollFlags::IN)));
+        let mut descriptors = Vec::with_capacity(3);
+        let session = self.session.connection().map(|c| (c.as_fd(), PollFlags::IN | room));
+        let sessions = usize::from(session.is_some());
+        descriptors.extend(session);
         descriptors.push((self.socket.as_fd(), PollFlags::IN));
-        let listening = descriptors.len() - 1;
+        descriptors.extend(wake.map(|wake| (wake, PollFlags::IN)));
         match wait_any(&descriptors, wait)? {
             None => Ok(None),
-            Some(index) if index == listening => self.accept(),
+            Some(index) if index > sessions => Ok(Some(Event::Woken)),
+            Some(index) if index == sessions => self.accept(),
             Some(_) => Ok(self.serve()),
         }
+    }
+
+    /// Tells the publisher something that it did not ask for, as soon as it reads. Without one
+    /// nothing happens.
+    pub fn tell(&mut self, news: News) {
+        if !self.has_publisher() {
+            return;
+        }
+        if self.news.len() >= MAX_NEWS {
+            self.end_session();
+            return;
+        }
+        self.news.push_back(news);
+        self.flush();
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn flush(&mut self) {
+        while let (Session::Ready(connection, _), Some(news)) = (&self.session, self.news.front()) {
+            match connection.send(&Message::News(news.clone()), &[], Duration::ZERO) {
+                Ok(()) => drop(self.news.pop_front()),
+                Err(PublishError::Timeout { .. }) => return,
+                // The next poll would find the same.
+                Err(_) => self.end_session(),
+            }
+        }
+    }
+
+    fn end_session(&mut self) {
+        self.session = Session::None;
+        self.news.clear();
     }
 
     /// Tells the publisher that all workers enforce a generation. If it is gone
@@ -233,7 +301,7 @@ impl Listener {
             && connection.send(message, &[], SEND_TIMEOUT).is_err()
         {
             // It does not read, or is gone; the next poll would find the same.
-            self.session = Session::None;
+            self.end_session();
         }
     }
 
@@ -270,7 +338,7 @@ impl Listener {
             Err(PublishError::Message { problem }) => return Some(self.turn_away(problem)),
             Err(_) => {
                 let was_ready = self.has_publisher();
-                self.session = Session::None;
+                self.end_session();
                 return was_ready.then_some(Event::Disconnected);
             }
         };
@@ -301,6 +369,17 @@ impl Listener {
                     }
                 }
             }
+            (Session::Ready(connection, before), Message::Settled(settled)) => {
+                self.session = Session::Ready(connection, before);
+                match check_addresses(self.generation, before, settled.generation, &received.1) {
+                    Ok(()) => Some(Event::Settled(settled)),
+                    Err(reason) => Some(self.turn_away(format!("settled out of turn: {reason}"))),
+                }
+            }
+            (Session::Ready(connection, before), Message::Rejected { ticket, words }) => {
+                self.session = Session::Ready(connection, before);
+                Some(Event::Rejected { ticket, words })
+            }
             (session, other) => {
                 self.session = session;
                 Some(self.turn_away(format!("out of turn: {other:?}")))
@@ -317,6 +396,7 @@ impl Listener {
         match hello.check() {
             Ok(()) => {
                 self.session = Session::Ready(connection, self.generation);
+                self.news.clear();
                 Event::Connected { software: hello.software.clone() }
             }
             Err(error) => Event::Refused { generation: None, reason: error.to_string() },
@@ -330,7 +410,7 @@ impl Listener {
                 Message::Refused { generation: None, epoch: None, reason: reason.clone() };
             _ = connection.send(&refusal, &[], Duration::ZERO);
         }
-        self.session = Session::None;
+        self.end_session();
         Event::Refused { generation: None, reason }
     }
 }

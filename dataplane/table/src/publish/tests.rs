@@ -1,6 +1,7 @@
 //! Both sides over real sockets and real memory files.
 
 mod addresses;
+mod news;
 
 use std::{
     os::{
@@ -86,6 +87,9 @@ impl Server {
                     }
                     Some(Event::Connected { software }) => format!("connected {software}"),
                     Some(Event::Disconnected) => "disconnected".to_owned(),
+                    Some(other @ (Event::Settled(_) | Event::Rejected { .. } | Event::Woken)) => {
+                        format!("{other:?}")
+                    }
                     Some(Event::Refused { generation, reason }) => {
                         format!("refused {generation:?} {reason}")
                     }
@@ -130,7 +134,7 @@ fn generation(number: u64) -> (OwnedFd, AddressMapWriter<SharedWords>) {
 
 fn publish(publisher: &mut Publisher, number: u64, source: &str) -> Result<Receipt, PublishError> {
     let (table, addresses) = generation(number);
-    let summary = Summary { source: source.to_owned() };
+    let summary = Summary { source: source.to_owned(), heard: 0 };
     publisher.publish(number, &summary, table.as_fd(), addresses.fd().unwrap(), SECOND)
 }
 

@@ -182,7 +182,7 @@ fn the_version_without_changes_in_place_is_told_apart() {
     assert!(matches!(connection.receive(SECOND).unwrap().0, Message::Hello(_)));
     assert!(matches!(connection.receive(SECOND), Err(PublishError::Closed)));
     server.expect(
-        "refused None the publishing protocol differs: this side has version 2, \
+        "refused None the publishing protocol differs: this side has version 3, \
          the other (weir-control 0) version 1",
     );
 }
