@@ -1,0 +1,47 @@
+//! A pod's life as the kubelet has it: the real CNI plugins with `weir-cni` behind them, the built
+//! daemons, and pods that send from before they have an address.
+//!
+//! Needs root and what `scripts/setup` installs. Without root the tests say "SKIPPED: needs root"
+//! and pass; with `WEIR_REQUIRE_E2E=1`, as `scripts/test` runs them, that is a failure. They run
+//! one at a time. `WEIR_KUBE_PODS=500` makes the storms as large.
+//!
+//! | Module | What it shows |
+//! |---|---|
+//! | [`life`] | a pod is enforced when ADD returns; CHECK and DEL; {bridge, ptp}, dual stack |
+//! | [`reuse`] | an address, a name, a sandbox that goes to the next within milliseconds |
+//! | [`steps`] | daemons that are absent, die or come back at each step of a pod's life |
+//! | [`storm`] | a hundred pods at once: not one packet that is denied gets through |
+//! | [`adopted`] | pods that are older than Weir; out of the chain again |
+//!
+//! [`kubelet`] is the runtime, [`site`] the node, [`traffic`] who sends and who counts; the rest
+//! is shared with the end-to-end tests.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod adopted;
+#[allow(dead_code)]
+#[path = "../e2e/clock.rs"]
+mod clock;
+mod kubelet;
+#[allow(dead_code)]
+#[path = "../e2e/lab.rs"]
+mod lab;
+mod life;
+#[allow(dead_code)]
+#[path = "../e2e/node.rs"]
+mod node;
+#[allow(dead_code)]
+#[path = "../e2e/probe.rs"]
+mod probe;
+mod reuse;
+#[path = "../support/root.rs"]
+mod root;
+mod site;
+mod steps;
+mod storm;
+mod traffic;
+#[allow(dead_code)]
+#[path = "../e2e/weir.rs"]
+mod weir;
+
+use root::turn;
