@@ -17,9 +17,9 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::index::Index;
-use crate::metrics::Metrics;
+use crate::metrics::{KindCounts, Metrics};
 use crate::model::Complaint;
-use crate::record::{ComplaintRecord, Record, RecordFile, Unsupported};
+use crate::record::{ComplaintRecord, Record, RecordFile, SourceRecord, Unsupported};
 
 /// The books of one process.
 #[derive(Debug)]
@@ -73,6 +73,19 @@ impl Ledger {
             record.not_enforced = unsupported.not_enforced;
             record.complaints = sorted.into_iter().map(ComplaintRecord::from).collect();
         });
+    }
+
+    /// How the source is, if it is one that is followed over the network, and what of that is
+    /// counted, by kind.
+    pub fn source(&self, health: SourceRecord, kinds: &[KindCounts]) {
+        let stale = (health.state == "stale").then(|| health.in_words());
+        self.metrics.source().set(kinds, stale);
+        self.change(|record| record.source_health = Some(health));
+    }
+
+    /// What keeps the first table of this process back, in words; `None` if nothing does.
+    pub fn waiting(&self, why: Option<String>) {
+        self.metrics.set_waiting(why);
     }
 
     /// All workers enforce a generation, `took` after the change of the input that it serves; `None`

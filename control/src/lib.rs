@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   source ──► model ──► index ──► compile ──► publisher ──► dataplane
-//!   (files)    (typed,   (objects   (classes,    (sealed
-//!               strict)   in force)  programs)    memfd)
+//!   (files,    (typed,   (objects   (classes,    (sealed
+//!    API)       strict)   in force)  programs)    memfd)
 //!                           │          │
 //!                           ▼          ▼
 //!                         oracle     eval, explain, lint

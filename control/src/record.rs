@@ -18,6 +18,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
@@ -98,6 +99,44 @@ pub fn severity_name(severity: Severity) -> &'static str {
     }
 }
 
+/// Whether what is known of a cluster is of today.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// `syncing` (not everything has been listed yet), `live` or `stale`.
+    pub state: String,
+    /// Since when it is stale, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_since: Option<u64>,
+    /// Why it is; empty if all is well.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub words: String,
+    /// Kinds that have not been listed completely since the process began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
+impl SourceRecord {
+    /// It in one line.
+    pub fn in_words(&self) -> String {
+        let Self { state, stale_since, words, missing } = self;
+        let missing = missing.join(", ");
+        let since = stale_since.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+        let since = since.map(humantime::format_rfc3339_seconds);
+        match (state.as_str(), since) {
+            ("live", _) => "live".to_owned(),
+            ("stale", Some(since)) if missing.is_empty() => {
+                format!("STALE since {since}: {words}; what was known then goes on being enforced")
+            }
+            ("stale", Some(since)) => {
+                format!("STALE since {since}: {words}; not listed since the start: {missing}")
+            }
+            ("syncing", _) if missing.is_empty() => "syncing".to_owned(),
+            ("syncing", _) => format!("syncing: not listed yet: {missing}"),
+            (other, _) => other.to_owned(),
+        }
+    }
+}
+
 /// Everything that is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -124,6 +163,9 @@ pub struct Record {
     pub generation: u64,
     /// Whether the dataplane is connected.
     pub connected: bool,
+    /// For a source that is followed over the network: how it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_health: Option<SourceRecord>,
 }
 
 /// How much of the input is not in force as written.
@@ -319,6 +361,24 @@ spec:
             assert_eq!(read(&gone).unwrap().unwrap().0.generation, generation);
             fs::remove_dir_all(&gone).unwrap();
         }
+    }
+
+    #[test]
+    fn the_source_in_one_line() {
+        let of = |state: &str, since: Option<u64>, missing: &[&str]| {
+            let missing = missing.iter().map(|kind| (*kind).to_owned()).collect();
+            let (state, words) = (state.to_owned(), "pods: HTTP 503".to_owned());
+            SourceRecord { state, stale_since: since, words, missing }.in_words()
+        };
+        assert_eq!(of("live", None, &[]), "live");
+        assert_eq!(of("syncing", None, &["pods", "nodes"]), "syncing: not listed yet: pods, nodes");
+        let stale = "STALE since 1970-01-02T00:00:00Z: pods: HTTP 503; ";
+        let known = of("stale", Some(86_400), &[]);
+        assert_eq!(known, format!("{stale}what was known then goes on being enforced"));
+        let unknown = of("stale", Some(86_400), &["pods"]);
+        assert_eq!(unknown, format!("{stale}not listed since the start: pods"));
+        // A state of another version.
+        assert_eq!(of("odd", None, &[]), "odd");
     }
 
     #[test]

@@ -229,7 +229,7 @@ fn what_may_have_been_in_force_is_not_replaced() {
 #[test]
 fn it_says_why_it_cannot_start() {
     for (source, part) in [
-        ("kube", "not in this version"),
+        ("kube:x", "neither kube nor dir:PATH"),
         ("dir:/nonexistent/folder", "/nonexistent/folder"),
         ("ftp:x", "neither kube nor dir:PATH"),
     ] {

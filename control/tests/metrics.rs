@@ -4,14 +4,13 @@
 
 mod support;
 
-use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::{ALLOW, Control, DENY, Dataplane, MORE, PATIENCE, PODS, World};
+use support::{ALLOW, DENY, Dataplane, MORE, PATIENCE, PODS, World, address, get, sample};
 
 const BAD: &str = "\
 ---
@@ -21,38 +20,12 @@ metadata: {namespace: shop, name: bad}
 spec: {podSelector: {matchLabels: {app: none}}, ingress: [{ports: [{port: 0}]}, {form: []}]}
 ";
 
-/// Status code, head and body.
-fn get(address: &str, path: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (code, head.to_lowercase(), body.to_owned())
-}
-
-/// The value of a sample, by its name with labels.
-fn sample(address: &str, name: &str) -> f64 {
-    let (code, _, text) = get(address, "/metrics");
-    assert_eq!(code, 200);
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name}:\n{text}")).parse().unwrap()
-}
-
 fn until(address: &str, name: &str, value: f64) {
     let end = Instant::now() + PATIENCE;
     while (sample(address, name) - value).abs() > f64::EPSILON {
         assert!(Instant::now() < end, "{name} never became {value}");
         thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Where it serves.
-fn address(control: &mut Control) -> String {
-    let line = control.expect("metrics address=");
-    line.split("metrics address=").nth(1).unwrap().trim().to_owned()
 }
 
 #[test]

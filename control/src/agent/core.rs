@@ -27,8 +27,8 @@ pub(super) struct Core {
     pub(super) index: Index,
     /// The classes of the image that was compiled last.
     classes: Option<Classes>,
-    /// What of the complaints was logged.
-    logged: BTreeSet<(u8, String)>,
+    /// What of the complaints was logged: severity, text, object.
+    logged: BTreeSet<(u8, String, String)>,
 }
 
 impl Core {
@@ -65,6 +65,11 @@ impl Core {
     /// What the dataplane complains about.
     pub(super) fn cut_off(&self) -> Vec<Complaint> {
         self.hearing.complaints(&self.index)
+    }
+
+    /// The books.
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// Whether this process has published anything.
@@ -141,20 +146,22 @@ impl Core {
     pub(super) fn report(&mut self, complaints: &[Complaint], unread: usize) {
         let complaints = [complaints, &self.cut_off()].concat();
         self.ledger.input(&self.index, &complaints, unread);
-        let lines = complaints.iter().map(|c| (c.severity as u8, c.to_string()));
-        let now: BTreeSet<(u8, String)> = lines.collect();
-        for (severity, text) in now.difference(&self.logged) {
+        let lines = complaints.iter().map(|c| (c.severity as u8, c.to_string(), c.object.clone()));
+        let now: BTreeSet<(u8, String, String)> = lines.collect();
+        // As a field of its own for those who read logs by machine.
+        let named = |object: &String| (!object.is_empty()).then(|| object.clone());
+        for (severity, text, object) in now.difference(&self.logged) {
             if *severity == Severity::Refused as u8 {
-                error!("refused: {text}");
+                error!(object = named(object), "refused: {text}");
             } else {
-                warn!("{text}");
+                warn!(object = named(object), "{text}");
             }
         }
-        for (_, text) in self.logged.difference(&now) {
-            info!("settled: {text}");
+        for (_, text, object) in self.logged.difference(&now) {
+            info!(object = named(object), "settled: {text}");
         }
         if now != self.logged {
-            let refused = now.iter().filter(|(s, _)| *s == Severity::Refused as u8).count();
+            let refused = now.iter().filter(|(s, ..)| *s == Severity::Refused as u8).count();
             info!(refused, complaints = now.len(), "state of the input");
         }
         self.logged = now;

@@ -1,8 +1,9 @@
 //! The control process: follow the source, compile, hand over to the courier.
 //!
 //! ```text
-//!   folder: looks, reads, waits ──complete states──► core: index ──► compile ──► mailbox ──► courier
-//!                                                      └──► complaints ──► log, ledger
+//!   folder: looks, reads, waits ──complete states──┐
+//!                                                  ├──► core: index ──► compile ──► mailbox ──► courier
+//!   kube: news of one object ────differences───────┘      └──► complaints ──► log, ledger
 //! ```
 //!
 //! Two threads: the agent reads, compiles and logs; the courier (see `publisher`) talks to the
@@ -12,5 +13,7 @@
 mod core;
 mod folder;
 mod hearing;
+mod kube;
 
 pub use folder::FolderAgent;
+pub use kube::KubeAgent;

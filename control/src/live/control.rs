@@ -70,6 +70,11 @@ impl ControlStatus {
                 "control     NOT RUNNING: nobody follows {source}; what follows is from before it ended"
             )?,
         }
+        if self.state == State::Running
+            && let Some(health) = &record.source_health
+        {
+            writeln!(out, "  source    {}", health.in_words())?;
+        }
         if self.state == State::Running && !connected {
             writeln!(out, "  dataplane NOT CONNECTED: it enforces what it was told before")?;
         }
@@ -103,7 +108,7 @@ impl ControlStatus {
 mod tests {
     use super::*;
     use crate::model::load;
-    use crate::record::{ComplaintRecord, Unsupported};
+    use crate::record::{ComplaintRecord, SourceRecord, Unsupported};
 
     fn printed(status: &ControlStatus) -> String {
         let mut text = Vec::new();
@@ -142,6 +147,17 @@ mod tests {
         assert_eq!(json["unsupported_rules"], 1);
         assert_eq!(json["complaints"].as_array().unwrap().len(), SHOWN + 3);
         assert_eq!(json["complaints"][0]["field"], "spec.ingress[0].ports[0].port");
+        if let Some(record) = &mut status.record {
+            record.source_health = Some(SourceRecord {
+                state: "stale".to_owned(),
+                stale_since: Some(86_400),
+                words: "pods: HTTP 503".to_owned(),
+                ..SourceRecord::default()
+            });
+        }
+        let text = printed(&status);
+        let line = "  source    STALE since 1970-01-02T00:00:00Z: pods: HTTP 503";
+        assert!(text.contains(line), "{text}");
         status.state = State::Dead;
         assert!(printed(&status).contains("NOT RUNNING: nobody follows dir:/m"));
         let absent = ControlStatus { state: State::Absent, record: None };

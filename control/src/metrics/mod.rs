@@ -11,12 +11,17 @@
 //! | `weir_policy_programming_seconds` | from the event in the source to its enforcement by all workers |
 //! | `weir_dataplane_connected` | 1 if the dataplane takes what is published |
 //!
+//! Those of a source that is followed over the network are in [`source`].
+//!
 //! Ready (`/readyz`) means: a table was published since the start, and something is in force of
-//! every file.
+//! every file. Whoever is ready stays so when the source or the dataplane goes away: what is known
+//! is still enforced, and nothing would get better by taking this process out of service.
 
 mod server;
+pub mod source;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -31,6 +36,8 @@ use crate::model::{Complaint, Phase, Severity};
 use crate::record::{Unsupported, severity_name};
 
 pub use server::{bind, serve};
+pub use source::KindCounts;
+use source::SourceMetrics;
 
 /// Upper bounds in seconds: a change in place takes milliseconds, an absent dataplane minutes.
 const SECONDS: [f64; 14] =
@@ -58,8 +65,11 @@ pub struct Metrics {
     generation: Gauge,
     programming: Histogram,
     connected: Gauge,
+    source: SourceMetrics,
     published: AtomicBool,
     unread: AtomicUsize,
+    /// What keeps the first table back.
+    waiting: Mutex<Option<String>>,
 }
 
 impl Default for Metrics {
@@ -110,6 +120,7 @@ impl Metrics {
             "Whether the dataplane takes what is published",
             connected.clone(),
         );
+        let source = SourceMetrics::register(&mut registry);
         let metrics = Self {
             registry,
             policies,
@@ -120,8 +131,10 @@ impl Metrics {
             generation,
             programming,
             connected,
+            source,
             published: AtomicBool::new(false),
             unread: AtomicUsize::new(0),
+            waiting: Mutex::new(None),
         };
         // Every label is there from the start, at zero.
         metrics.set_input(&Index::default(), &[], Unsupported::default());
@@ -158,6 +171,16 @@ impl Metrics {
         self.published.store(true, Ordering::Release);
     }
 
+    /// What keeps the first table back; `None` if nothing does.
+    pub fn set_waiting(&self, why: Option<String>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Those of the source.
+    pub fn source(&self) -> &SourceMetrics {
+        &self.source
+    }
+
     /// The dataplane cannot be reached.
     pub fn set_disconnected(&self) {
         self.connected.set(0);
@@ -169,6 +192,8 @@ impl Metrics {
         let mut reasons = Vec::new();
         if !self.published.load(Ordering::Acquire) {
             reasons.push("no policy table is enforced yet".to_owned());
+            let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            reasons.extend(waiting.clone());
         }
         match self.unread.load(Ordering::Acquire) {
             0 => {}
@@ -266,6 +291,8 @@ mod tests {
     fn ready_once_a_table_is_enforced_and_only_events_are_timed() {
         let metrics = Metrics::new();
         assert_eq!(metrics.unready().unwrap(), "no policy table is enforced yet");
+        metrics.set_waiting(Some("no list of pods".to_owned()));
+        assert_eq!(metrics.unready().unwrap(), "no policy table is enforced yet; no list of pods");
         metrics.set_enforced(7, None);
         metrics.set_enforced(8, Some(Duration::from_millis(3)));
         metrics.set_disconnected();

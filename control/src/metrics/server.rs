@@ -82,7 +82,10 @@ async fn metrics(State(ledger): State<Arc<Ledger>>) -> Response {
 
 async fn ready(State(ledger): State<Arc<Ledger>>) -> Response {
     match ledger.metrics().unready() {
-        None => "ready\n".into_response(),
+        None => match ledger.metrics().source().stale() {
+            None => "ready\n".into_response(),
+            Some(words) => format!("ready; the source is {words}\n").into_response(),
+        },
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
     }
 }

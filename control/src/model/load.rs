@@ -66,6 +66,13 @@ pub fn load(file: &str, bytes: &[u8]) -> Result<Loaded, SyntaxError> {
     Ok(loaded)
 }
 
+/// Reads one object, which a source has as a tree already.
+pub fn load_node(node: &Node, file: &Arc<str>) -> Loaded {
+    let mut loaded = Loaded::default();
+    load_object(&Place::root(node), file, &mut loaded);
+    loaded
+}
+
 /// Gives objects without a name a number where the line does not tell them apart (`jq -c` writes
 /// one line only): each of them isolates for itself.
 fn number_unnamed(objects: &mut [Object]) {

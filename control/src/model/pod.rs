@@ -131,7 +131,7 @@ pub(super) fn decode(
 /// What a kubelet writes into the mirror that it makes of a static pod: the static pod's UID, which
 /// is what it tells the runtime and the CNI plugins. Nobody but the API knows the mirror's own.
 /// A kubelet runs no pod of the API that carries it, so nobody takes another pod's place by it.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
 
 fn decode_uid(root: &Place<'_>) -> Option<Box<str>> {
     let metadata = root.node.get("metadata")?;

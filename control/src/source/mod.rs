@@ -1,10 +1,12 @@
 //! Where objects come from.
 //!
-//! A source gives complete states: all objects, all complaints. It keeps what it must remember
-//! (the last good state of a broken file) to itself.
+//! A folder gives complete states: all objects, all complaints. It keeps what it must remember
+//! (the last good state of a broken file) to itself. A cluster gives differences, since its state
+//! is too large to be given again at every change.
 
 pub mod dir;
 mod kept;
+pub mod kube;
 mod unique;
 mod walk;
 pub mod watch;

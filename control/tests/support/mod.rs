@@ -3,7 +3,8 @@
 #![allow(dead_code)] // every test uses a part
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -16,7 +17,8 @@ use weir_table::SOCKET_FILE;
 use weir_table::classify::{Connection, MappedClassifier};
 use weir_table::publish::{AddressReceipt, Event, Listener, News, Receipt, Settled};
 
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Generous: other tests share the processors.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub const PODS: &str = "\
 apiVersion: v1
@@ -61,9 +63,13 @@ pub struct Control {
 
 impl Control {
     pub fn start(folder: &Path, socket: &Path, more: &[&str]) -> Self {
+        Self::from_source(&format!("dir:{}", folder.display()), socket, more)
+    }
+
+    pub fn from_source(source: &str, socket: &Path, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_weir-control"))
             .arg("--source")
-            .arg(format!("dir:{}", folder.display()))
+            .arg(source)
             .arg("--socket")
             .arg(socket)
             .args(more)
@@ -182,6 +188,28 @@ impl Dataplane {
         }
     }
 
+    /// Ends, and begins anew without a table.
+    pub fn restart(self, run_dir: &Path) -> Self {
+        drop(self);
+        Self::start(run_dir, 0)
+    }
+
+    /// Whether anything was published.
+    pub fn has_table(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Waits for the next generation, and serves until then.
+    pub fn next_within(&mut self, patience: Duration) -> u64 {
+        let end = Instant::now() + patience;
+        loop {
+            if let Some(generation) = self.poll(Duration::from_millis(50)) {
+                return generation;
+            }
+            assert!(Instant::now() < end, "nothing is published");
+        }
+    }
+
     pub fn poll(&mut self, timeout: Duration) -> Option<u64> {
         let event = self.listener.poll(timeout).unwrap()?;
         match event {
@@ -266,13 +294,7 @@ impl Dataplane {
     }
 
     pub fn next(&mut self) -> u64 {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            if let Some(generation) = self.poll(Duration::from_millis(50)) {
-                return generation;
-            }
-        }
-        panic!("no generation came");
+        self.next_within(PATIENCE)
     }
 
     pub fn allows(&self, src: &str, dst: &str) -> bool {
@@ -304,6 +326,32 @@ impl Dataplane {
         }
         begin.elapsed()
     }
+}
+
+/// Status code, head and body.
+pub fn get(address: &str, path: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, head.to_lowercase(), body.to_owned())
+}
+
+/// The value of a sample, by its name with labels.
+pub fn sample(address: &str, name: &str) -> f64 {
+    let (code, _, text) = get(address, "/metrics");
+    assert_eq!(code, 200);
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name}:\n{text}")).parse().unwrap()
+}
+
+/// Where it serves.
+pub fn address(control: &mut Control) -> String {
+    let line = control.expect("metrics address=");
+    line.split("metrics address=").nth(1).unwrap().trim().to_owned()
 }
 
 pub struct World {

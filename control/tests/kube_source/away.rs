@@ -1,0 +1,93 @@
+//! The API is gone, or not there at the start.
+
+use weir_apiserver::Kind;
+use weir_control::live::Places;
+use weir_control::live::control::control;
+
+use crate::support::{DENY, address, get, sample};
+use crate::{CLIENT, Cluster, PATIENCE, WEB};
+
+/// What `weir status` prints of the control process.
+fn status(cluster: &Cluster) -> String {
+    let run = cluster.world.run.clone();
+    let mut text = Vec::new();
+    control(&Places { run_dir: run.clone(), pin_dir: run }).unwrap().print(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn an_api_that_is_away_changes_nothing_and_is_said() {
+    let mut cluster = Cluster::unfollowed();
+    cluster.apply(DENY);
+    cluster.follow(&["--metrics", "127.0.0.1:0"]);
+    let address = address(cluster.control());
+    cluster.until(CLIENT, WEB, false);
+    cluster.until_source(|source| source.state == "live");
+    assert_eq!(get(&address, "/readyz").0, 200);
+    let of_pods =
+        |name: &str| sample(&address, &format!("weir_control_source_{name}{{kind=\"pods\"}}"));
+    assert_eq!((of_pods("connected"), of_pods("stale_seconds")), (1.0, 0.0));
+
+    cluster.server.down().unwrap();
+    let source = cluster.until_source(|source| source.state == "stale");
+    assert!(source.stale_since.is_some() && source.missing.is_empty(), "{source:?}");
+    assert!(source.words.contains("refused"), "{source:?}");
+    cluster.control().expect("cannot be followed: ");
+    let text = status(&cluster);
+    assert!(text.contains("  source    STALE since 2") && text.contains("goes on being"), "{text}");
+    // Enforced as before, and ready as before.
+    assert!(!cluster.allows(CLIENT, WEB));
+    let (code, _, body) = get(&address, "/readyz");
+    assert_eq!(code, 200);
+    assert!(body.starts_with("ready; the source is STALE since"), "{body}");
+    assert_eq!(of_pods("connected"), 0.0);
+    assert!(of_pods("stale_seconds") >= 5.0 && of_pods("failures_total") >= 1.0);
+    // A dataplane that is restarted meanwhile is told what is known.
+    cluster.dataplane = crate::support::Dataplane::restart(cluster.dataplane, &cluster.world.run);
+    cluster.dataplane.next_within(PATIENCE);
+    assert!(!cluster.allows(CLIENT, WEB));
+
+    cluster.delete(Kind::NetworkPolicy, "shop/deny");
+    cluster.server.up().unwrap();
+    cluster.until(CLIENT, WEB, true);
+    cluster.until_source(|source| source.state == "live" && source.words.is_empty());
+    cluster.control().expect("is followed again");
+    assert_eq!((of_pods("connected"), of_pods("stale_seconds")), (1.0, 0.0));
+    assert!(status(&cluster).contains("  source    live"));
+    // The watches have gone on; nothing had to be listed.
+    assert_eq!(cluster.lists(), [1; 6]);
+    assert_eq!(of_pods("relists_total"), 0.0);
+    cluster.stop();
+}
+
+#[test]
+fn a_restart_without_the_api_publishes_nothing_and_says_so() {
+    let mut cluster = Cluster::unfollowed();
+    cluster.apply(DENY);
+    cluster.follow(&[]);
+    cluster.until(CLIENT, WEB, false);
+    cluster.control.take().unwrap().kill();
+    cluster.server.down().unwrap();
+    cluster.follow(&["--metrics", "127.0.0.1:0"]);
+    let address = address(cluster.control());
+    let missing =
+        "there has been no full list of namespaces, networkpolicies, pods since this process began";
+    cluster.control().expect(&format!("refused: kube: {missing}"));
+    let source = cluster.until_source(|source| source.state == "stale");
+    assert_eq!(source.missing.len(), 6);
+    let (code, _, body) = get(&address, "/readyz");
+    assert_eq!((code, body), (503, format!("no policy table is enforced yet; {missing}\n")));
+    assert_eq!(get(&address, "/healthz").0, 200);
+    let text = status(&cluster);
+    assert!(text.contains("not listed since the start: namespaces"), "{text}");
+    assert!(text.contains("nothing is published, and the dataplane keeps"), "{text}");
+    // The table of the process before is in force.
+    assert!(!cluster.allows(CLIENT, WEB));
+    cluster.delete(Kind::NetworkPolicy, "shop/deny");
+    cluster.server.up().unwrap();
+    cluster.until(CLIENT, WEB, true);
+    cluster.control().expect("settled: kube: there has been no full list");
+    cluster.until_source(|source| source.state == "live");
+    assert_eq!(get(&address, "/readyz").2, "ready\n");
+    cluster.stop();
+}
