@@ -156,7 +156,13 @@ impl Server {
             else {
                 continue;
             };
-            if until <= Instant::now() {
+            let now = Instant::now();
+            if until <= now {
+                // What has come counts: it may be us who did not look in time.
+                let connection = &self.clients[index].connection;
+                if wait_any(&[(connection.as_fd(), PollFlags::IN)], Some(now))?.is_some() {
+                    return Ok(self.serve(index));
+                }
                 let seconds = REQUEST_TIMEOUT.as_secs();
                 let words = format!("no request came within {seconds} seconds");
                 return Ok(Some(self.turn_away(index, Refusal::BadRequest, words)));

@@ -412,6 +412,22 @@ fn who_says_nothing_or_too_much_is_given_up() {
 }
 
 #[test]
+fn a_request_that_came_in_time_is_served_by_a_server_that_is_late() {
+    let (_directory, path, mut server) = server();
+    let connection = raw(&path);
+    let end = Instant::now() + LONG;
+    while server.connections() == 0 {
+        assert!(Instant::now() < end);
+        assert!(server.poll(None, SECOND).unwrap().is_none());
+    }
+    send(&connection, &request_text(&Request::Status));
+    thread::sleep(Duration::from_millis(2200));
+    let incoming = next_request(&mut server);
+    server.answer(incoming.id, &Answer::Ready);
+    assert_eq!(said(&connection), Answer::Ready);
+}
+
+#[test]
 fn more_than_can_wait_are_told_so() {
     let (_directory, path, mut server) = server();
     let status = request_text(&Request::Status);
