@@ -32,7 +32,8 @@ use crate::rejudge::Rejudged;
 const POLL: Duration = Duration::from_millis(200);
 /// Events come in bursts (a new pod is a dozen of them); one scan serves them all.
 const SETTLE: Duration = Duration::from_millis(2);
-/// Least pause between two scans: in a storm of pods the events never end.
+/// Longest pause that scans keep between each other. In a storm of pods the events never end; so a
+/// scan waits four times as long as the one before took, but a new pod never longer than this.
 const APART: Duration = Duration::from_millis(20);
 /// First pause before another look at an interface that has no address yet.
 const SOON: Duration = Duration::from_millis(10);
@@ -58,23 +59,24 @@ pub async fn watch_pods(mut discovery: Discovery, pods: Arc<Mutex<Pods>>) -> Res
     }
     tokio::spawn(connection);
     let mut pause = SOON;
-    let mut last: Option<Instant> = None;
+    let mut next = Instant::now();
     loop {
         let wait = if lock(&pods).incomplete() { pause } else { SELDOM };
         tokio::select! {
             event = events.next() => {
                 event.context("the kernel closed the stream of network events")?;
                 pause = SOON;
-                let since = last.map_or(APART, |last| last.elapsed());
-                tokio::time::sleep(APART.saturating_sub(since).max(SETTLE)).await;
+                let left = next.saturating_duration_since(Instant::now());
+                tokio::time::sleep(left.max(SETTLE)).await;
                 while let Some(Some(_)) = events.next().now_or_never() {}
             }
             () = tokio::time::sleep(wait) => pause = (pause * 2).min(LATER),
         }
+        let begin = Instant::now();
         let complete = lock(&pods).complete_namespaces();
         let scan = discovery.scan(&complete).await?;
         lock(&pods).apply(scan)?;
-        last = Some(Instant::now());
+        next = Instant::now() + (begin.elapsed() * 4).min(APART);
     }
 }
 

@@ -169,6 +169,20 @@ impl Pods<'_> {
     }
 }
 
+/// Whether the daemon has found these pods' addresses.
+fn knows(weir: &Weir<'_>, pods: &Value) -> bool {
+    let status = weir.status();
+    let Some(endpoints) = status["endpoints"].as_array() else { return false };
+    let known: Vec<&str> = endpoints
+        .iter()
+        .filter_map(|endpoint| endpoint["addresses"].as_array())
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let addresses = pods.as_array().unwrap().iter().flat_map(both_addresses);
+    addresses.into_iter().all(|address| known.contains(&address.to_string().as_str()))
+}
+
 /// Both families, one after the other on the same pods.
 fn with_real_packets(offload: &str) {
     let Some(_turn) = turn() else { return };
@@ -197,7 +211,10 @@ fn with_real_packets(offload: &str) {
                         *none = Some(Weir::start(&lab, folder.clone(), &options));
                     }
                 }
-                let weir = weir.as_ref().unwrap();
+                let weir = weir.as_mut().unwrap();
+                // That a generation is enforced does not say that the daemon has seen a new
+                // pod's addresses; until it has, the pod reaches nobody.
+                weir.wait("the pods' addresses", |weir| knows(weir, &wanted));
                 let (asks, passing) = questions(&step["expect"]);
                 let members: Vec<&Member> = pods.members.iter().map(|(_, m)| m).collect();
                 let arrived = mesh::ask(&lab, &members, &asks, &passing, round);
