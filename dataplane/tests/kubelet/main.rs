@@ -3,7 +3,8 @@
 //!
 //! Needs root and what `scripts/setup` installs. Without root the tests say "SKIPPED: needs root"
 //! and pass; with `WEIR_REQUIRE_E2E=1`, as `scripts/test` runs them, that is a failure. They run
-//! one at a time. `WEIR_KUBE_PODS=500` makes the storms as large.
+//! one at a time. `WEIR_KUBE_PODS=500` makes the storms as large,
+//! `WEIR_KUBE_AT_ONCE=1` lets their pods come one by one.
 //!
 //! | Module | What it shows |
 //! |---|---|

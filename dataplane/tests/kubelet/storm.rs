@@ -19,8 +19,8 @@ use crate::weir::{Weir, place};
 
 /// Pods, unless `WEIR_KUBE_PODS` says otherwise.
 const PODS: u64 = 100;
-/// Made or removed at the same time.
-const AT_ONCE: usize = 6;
+/// Made or removed at the same time, unless `WEIR_KUBE_AT_ONCE` says otherwise.
+const AT_ONCE: u64 = 6;
 /// Every so manieth pod is one that no policy selects: what it sends must arrive.
 const FREE_EVERY: u64 = 8;
 /// How long a pod lives beside what its ADD and DEL take.
@@ -90,9 +90,10 @@ fn storm(cni: Cni, pods: u64) {
 
     let (next, wrong) = (AtomicU64::new(1), Mutex::new(Vec::new()));
     let early = AtomicU64::new(0);
+    let at_once = asked("WEIR_KUBE_AT_ONCE").unwrap_or(AT_ONCE);
     let started = Instant::now();
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +122,7 @@ fn storm(cni: Cni, pods: u64) {
     });
     let (count, median, late) = kubelet.delays().unwrap();
     println!(
-        "{cni:?}: {pods} pods made and removed in {took:?}, {AT_ONCE} at a time; weir-cni took \
+        "{cni:?}: {pods} pods made and removed in {took:?}, {at_once} at a time; weir-cni took \
          {median:?} (median of {count}), {late:?} (99th percentile); {} datagrams passed before \
          an ADD had returned, none after it",
         early.into_inner(),
@@ -131,17 +132,16 @@ fn storm(cni: Cni, pods: u64) {
 #[test]
 fn a_storm_of_pods_on_a_bridge_lets_nothing_through() {
     let Some(_turn) = turn() else { return };
-    storm(Cni::Bridge, asked().unwrap_or(PODS));
+    storm(Cni::Bridge, asked("WEIR_KUBE_PODS").unwrap_or(PODS));
 }
 
 #[test]
 fn a_storm_of_routed_pods_lets_nothing_through() {
     let Some(_turn) = turn() else { return };
-    storm(Cni::Ptp, asked().unwrap_or(PODS / 3));
+    storm(Cni::Ptp, asked("WEIR_KUBE_PODS").unwrap_or(PODS / 3));
 }
 
-fn asked() -> Option<u64> {
-    std::env::var("WEIR_KUBE_PODS")
-        .ok()
-        .map(|count| count.parse().expect("WEIR_KUBE_PODS: a number"))
+fn asked(variable: &str) -> Option<u64> {
+    let count = std::env::var(variable).ok()?;
+    Some(count.parse().unwrap_or_else(|e| panic!("{variable}: {e}")))
 }
