@@ -100,23 +100,27 @@ impl Plugins {
         }
         let mut requests = Vec::new();
         let bell = Arc::clone(&self.bells);
-        while let Some(event) = self.server.poll(Some(bell.plugin.as_fd()), wait)? {
+        while requests.len() < MAX_CONNECTIONS {
+            let before = self.server.connections();
+            let event = self.server.poll(Some(bell.plugin.as_fd()), wait)?;
+            // Somebody has connected and will ask in a moment; else nothing has happened.
+            if event.is_none() && self.server.connections() == before {
+                break;
+            }
+            wait = Duration::ZERO;
             match event {
-                Event::Request(incoming) => requests.push((Instant::now(), incoming)),
-                Event::Gone(id) => {
+                None => {}
+                Some(Event::Request(incoming)) => requests.push((Instant::now(), incoming)),
+                Some(Event::Gone(id)) => {
                     self.placements.forget(id);
                     self.blocked.retain(|(_, incoming)| incoming.id != id);
                     requests.retain(|(_, incoming)| incoming.id != id || !is_add(incoming));
                 }
-                Event::Refused { reason } => {
+                Some(Event::Refused { reason }) => {
                     tracing::warn!(reason, "refused a request of the CNI plugin");
                 }
-                Event::Woken => bell.plugin.quiet(),
+                Some(Event::Woken) => bell.plugin.quiet(),
             }
-            if requests.len() >= MAX_CONNECTIONS {
-                break;
-            }
-            wait = Duration::ZERO;
         }
         requests.append(&mut self.blocked);
         Ok(requests)
