@@ -1,6 +1,7 @@
 //! A UDP flow of numbered datagrams, both of whose ends are in this process.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use crate::lab::{Family, Lab};
@@ -27,12 +28,17 @@ impl Stream {
         Self::between((lab, from, source), (to, (lab.address(to, family), port).into()))
     }
 
-    /// A flow between any two sockets: place and address of either end.
+    /// A flow between any two sockets: place and address of either end. A source of port 0
+    /// gets one that no flow had before.
     pub fn between(
         (lab, from, source): (&Lab, &str, SocketAddr),
         (place, to): (&str, SocketAddr),
     ) -> Self {
         let receiver = lab.within(place, || UdpSocket::bind(to).unwrap());
+        let source = match source.port() {
+            0 => (source.ip(), fresh_port()).into(),
+            _ => source,
+        };
         let sender = lab.within(from, || UdpSocket::bind(source).unwrap());
         sender.connect(to).unwrap();
         Self { sender, receiver, sent: 0 }
@@ -80,4 +86,14 @@ impl Stream {
             some => Err(format!("{some} of {count} arrived")),
         }
     }
+}
+
+/// A source port that no flow of these tests had before. One that the kernel draws may be that
+/// of a flow whose entry is still there: then the packet is not the first of its flow.
+pub fn fresh_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    /// Below what the kernel draws from (`net.ipv4.ip_local_port_range`).
+    const FIRST: u16 = 12_000;
+    const PORTS: u16 = 16_384;
+    FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS
 }

@@ -18,7 +18,7 @@ use crate::clock::{StopOnDrop, until};
 use crate::lab::{Cni, Family, Lab};
 use crate::node::{allow_testcurl_alone, count, example, growth, node, settled};
 use crate::probe::{TCP_PORT, connect, echoes};
-use crate::stream::Stream;
+use crate::stream::{Stream, fresh_port};
 use crate::turn;
 use crate::weir::Weir;
 use crate::wire::{Wire, packet};
@@ -51,7 +51,7 @@ fn the_second_connection_is_opened_by_the_hook() {
         let udp_server = lab.within("web", || UdpSocket::bind((web, 9401)).unwrap());
         udp_server.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut udp = |_| {
-            let client = lab.within("curl", || UdpSocket::bind((curl, 0)).unwrap());
+            let client = lab.within("curl", || UdpSocket::bind((curl, fresh_port())).unwrap());
             client.send_to(b"x", (web, 9401)).unwrap();
             udp_server.recv(&mut [0; 8]).is_ok()
         };
