@@ -6,12 +6,16 @@
 //! | `faults` | watches that are cut, refused, repeated, reordered; requests that fail |
 //! | `away` | the API is gone, or not there at the start: what goes on, and what is said |
 //! | `access` | who may ask: tokens, authorities, contexts |
+//! | `storm` | all of that at once, again and again: what is enforced in the end is what the API has |
+//! | `scale` | large clusters: the time to the first table, memory |
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
 mod access;
 mod away;
 mod faults;
+mod scale;
+mod storm;
 #[path = "../support/mod.rs"]
 mod support;
 mod sync;

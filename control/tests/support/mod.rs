@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -305,6 +305,11 @@ impl Dataplane {
             dport: 80,
         };
         self.current.as_ref().unwrap().evaluate(&connection).is_allowed()
+    }
+
+    /// Whether it is the address of a pod, by what is in force.
+    pub fn is_pod(&self, address: IpAddr) -> bool {
+        self.current.as_ref().is_some_and(|current| current.is_pod(address.into()))
     }
 
     /// Serves until that many changes of addresses were announced since the start.
