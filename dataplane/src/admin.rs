@@ -235,6 +235,7 @@ impl Publications {
             }
             lock(&self.pods).set_controlled(self.listener.has_publisher());
             self.place();
+            self.node.set_publisher(self.listener.has_publisher());
             // The backstop for what control has changed in place and could not announce.
             if let Err(error) = self.look_at_addresses() {
                 tracing::error!(%error, "changed addresses not in force everywhere");

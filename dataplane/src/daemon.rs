@@ -38,13 +38,13 @@ use crate::steer::abi::{Config, Fixed, HashKeyWords, Mark, PUNT_TAP, PUNT_TAP_UD
 use crate::steer::attach::AttachMode;
 use crate::steer::{Sizes, Steering};
 use crate::worker::{Tables, Worker};
-use crate::{admin, clock, privileges};
+use crate::{admin, clock, metrics, privileges};
 
 /// What this program calls itself to publishers.
 const SOFTWARE: &str = concat!("weir-dataplane ", env!("CARGO_PKG_VERSION"));
 /// A worker that shows no sign of life for this long counts as dead. Longer than its
 /// longest sleep by far: on a crowded node the scheduler may keep it waiting.
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The MTU that pods have unless their devices say otherwise.
 const ETHERNET_MTU: u32 = 1500;
 /// Fragments of up to this many bytes wait for their first; there is room for a worker's 256
@@ -82,6 +82,8 @@ pub struct Settings {
     pub io: IoMode,
     /// Whether every interface that comes needs the CNI plugin's word.
     pub cni_required: bool,
+    /// Where `/metrics` and its like are served; `None`: nowhere.
+    pub metrics: Option<String>,
 }
 
 impl Settings {
@@ -109,6 +111,7 @@ pub struct Daemon {
     stop: Arc<AtomicBool>,
     workers: Vec<thread::JoinHandle<Result<()>>>,
     recorder: Option<thread::JoinHandle<Result<()>>>,
+    metrics: Option<thread::JoinHandle<Result<()>>>,
     listener: Listener,
     plugins: Server,
     bells: Arc<Bells>,
@@ -124,6 +127,7 @@ impl Daemon {
     pub async fn start(settings: Settings) -> Result<Self> {
         settings.check()?;
         privileges::require()?;
+        let metrics = settings.metrics.as_deref().map(metrics::bind).transpose()?;
         // Before anything is touched: this takes the run directory for this process.
         let saved = saved::load(&settings.run_dir).ok().flatten();
         let generation = saved.map_or(0, |classifier| classifier.generation());
@@ -216,7 +220,7 @@ impl Daemon {
         let shim = u32::try_from(SHIM_LEN).unwrap_or(16);
         let pods = Arc::new(Mutex::new(Pods::new(
             steering,
-            config,
+            Arc::clone(&config),
             Arc::clone(&node),
             (settings.attach, settings.offload),
             (
@@ -225,6 +229,18 @@ impl Daemon {
             ),
             mtu - shim,
         )));
+        let hooks = metrics::HookCounters::open(&settings.pin_dir)
+            .inspect_err(|error| tracing::warn!(%error, "metrics will lack the hooks' counters"));
+        let books = metrics::Books {
+            node: Arc::clone(&node),
+            config,
+            flows: tables.flows,
+            capacity: settings.flows,
+            pods: Arc::clone(&pods),
+            hooks: hooks.ok(),
+            punt_device: near,
+        };
+        let metrics = metrics.map(|socket| metrics::spawn(socket, books, &stop)).transpose()?;
         Ok(Self {
             settings,
             node,
@@ -232,6 +248,7 @@ impl Daemon {
             stop,
             workers,
             recorder,
+            metrics,
             listener,
             plugins,
             bells,
@@ -271,8 +288,13 @@ impl Daemon {
         let publications =
             thread::Builder::new().name("weir-publish".into()).spawn(|| publications.serve())?;
         tracing::info!(socket = %self.settings.socket.display(), "ready for policy tables");
-        let threads: Vec<_> =
-            self.workers.iter().chain(&self.recorder).chain([&publications, &plugins]).collect();
+        let threads: Vec<_> = self
+            .workers
+            .iter()
+            .chain(&self.recorder)
+            .chain(&self.metrics)
+            .chain([&publications, &plugins])
+            .collect();
         tokio::select! {
             result = admin::watch_pods(discovery, Arc::clone(&self.pods)) => result?,
             () = admin::watch_threads(&threads) => {}
@@ -281,7 +303,7 @@ impl Daemon {
         }
         tracing::info!("stopping; hooks and flow table stay, `weir uninstall` removes them");
         self.stop.store(true, Ordering::Relaxed);
-        let threads = self.workers.into_iter().chain(self.recorder);
+        let threads = self.workers.into_iter().chain(self.recorder).chain(self.metrics);
         for thread in threads.chain([publications, plugins]) {
             let name = thread.thread().name().unwrap_or("thread").to_owned();
             match thread.join() {

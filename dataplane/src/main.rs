@@ -47,6 +47,13 @@ struct Arguments {
     /// Bits of the packet mark that Weir may use
     #[arg(long, value_name = "VALUE/MASK", default_value_t = Mark::DEFAULT)]
     mark: Mark,
+    /// Serves /metrics, /healthz and /readyz there, for example 127.0.0.1:9465
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<String>,
+    /// How what happens is written to standard error; WEIR_LOG (or RUST_LOG) says what, for
+    /// example WEIR_LOG=warn
+    #[arg(long, value_enum, default_value = "text")]
+    log: LogFormat,
     /// Sockets and tmpfs state
     #[arg(long, value_name = "DIR", default_value = weir_table::DEFAULT_RUN_DIR)]
     run_dir: PathBuf,
@@ -88,6 +95,14 @@ enum CniMode {
     Required,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
 impl Arguments {
     fn settings(self) -> Settings {
         Settings {
@@ -105,24 +120,33 @@ impl Arguments {
             offload: self.offload == Switch::On,
             io: self.io,
             cni_required: self.cni == CniMode::Required,
+            metrics: self.metrics,
         }
     }
 }
 
 fn main() -> ExitCode {
-    let settings = Arguments::parse().settings();
-    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    match run(settings) {
+    let arguments = Arguments::parse();
+    log_to_stderr(arguments.log);
+    match run(arguments.settings()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("weir-dataplane: {error:#}");
             ExitCode::from(1)
         }
+    }
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let asked_for =
+        ["WEIR_LOG", "RUST_LOG"].iter().find_map(|name| EnvFilter::try_from_env(name).ok());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(asked_for.unwrap_or_else(|| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
     }
 }
 

@@ -17,6 +17,7 @@
 //! - The last reference to a retired snapshot is dropped here, by an admin thread, so
 //!   that unmapping a policy table never happens on the packet path.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,8 @@ pub struct Node {
     flows: Arc<FlowTable<SharedWords>>,
     stamps: Arc<Stamps<SharedWords>>,
     admin: Mutex<Admin>,
+    /// Since when no publisher is connected, `CLOCK_MONOTONIC` in nanoseconds; 0 while one is.
+    alone_since: AtomicU64,
 }
 
 impl Node {
@@ -106,7 +109,24 @@ impl Node {
             flows,
             stamps,
             admin: Mutex::default(),
+            alone_since: AtomicU64::new(clock::monotonic_ns()),
         }
+    }
+
+    /// Notes whether control is connected. One thread says so, again and again.
+    pub fn set_publisher(&self, connected: bool) {
+        let alone = self.alone_since.load(Ordering::Relaxed) != 0;
+        if alone == connected {
+            let since = if connected { 0 } else { clock::monotonic_ns() };
+            self.alone_since.store(since, Ordering::Relaxed);
+        }
+    }
+
+    /// Since when control is not connected, `CLOCK_MONOTONIC` in nanoseconds: what it has not
+    /// told since is not enforced. `None` while it is.
+    pub fn alone_since_ns(&self) -> Option<u64> {
+        let since = self.alone_since.load(Ordering::Relaxed);
+        (since != 0).then_some(since)
     }
 
     /// Whether every worker decides by the table that is in force.

@@ -21,9 +21,11 @@
 mod hardware;
 mod records;
 mod spoken;
+mod tally;
 
 pub use records::EndpointRecord;
 pub use spoken::{Admission, Arrival};
+pub use tally::Tally;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};

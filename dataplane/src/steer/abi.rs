@@ -216,6 +216,11 @@ impl Config {
             last != 0 && now.saturating_sub(last) <= timeout
         })
     }
+
+    /// When that was last; 0 if it never was, or the worker has ended.
+    pub fn last_heartbeat(&self, worker: u32) -> u64 {
+        if worker < MAX_WORKERS { self.get(CONFIG_HEARTBEAT + worker) } else { 0 }
+    }
 }
 
 /// `struct address`: an address in IPv6 form, network byte order.

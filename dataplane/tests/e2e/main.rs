@@ -29,6 +29,7 @@
 //! | [`attacks`] | a table flooded full, a flood of denied packets, forged ICMP errors |
 //! | [`pmtu`] | path-MTU discovery of a pod that nobody may reach |
 //! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
+//! | [`metrics`] | `/metrics`, `/healthz`, `/readyz` and JSON logs say what the node does |
 //! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
@@ -51,6 +52,7 @@ mod lifecycle;
 mod liveness;
 mod matrix;
 mod mesh;
+mod metrics;
 mod node;
 mod numbered;
 mod offload;
