@@ -18,6 +18,7 @@
 pub mod agent;
 pub mod cli;
 pub mod compile;
+pub mod doctor;
 pub mod eval;
 pub mod explain;
 pub mod index;

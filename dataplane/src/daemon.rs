@@ -141,6 +141,7 @@ impl Daemon {
         let largest_mtu = largest_mtu(&near).await?;
         let (backend, why) = punt::choose(settings.io, largest_mtu, punt::kernel_has_af_xdp());
         let mut steering = Steering::load(&settings.pin_dir, sizes, backend)?;
+        steering.note_in(&settings.run_dir);
         tracing::info!(io = backend.as_str(), why, "how packets reach user space");
         let maps = steering.shared_maps(sizes)?;
         let config = Arc::new(Config::new(maps.config));

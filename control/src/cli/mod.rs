@@ -4,6 +4,7 @@
 //! 2 wrong usage or nothing to work with.
 
 mod capture;
+mod doctor;
 mod drops;
 mod eval;
 mod explain;
@@ -59,6 +60,8 @@ enum Command {
     Drops(drops::Args),
     /// Dropped packets to a file for wireshark, the reason as comment
     Capture(capture::Args),
+    /// Whether this node can run Weir and does, and what to do if not
+    Doctor(doctor::Args),
     /// Take hooks, pins and state off this node, after weir-dataplane has stopped
     Uninstall(uninstall::Args),
 }
@@ -82,6 +85,7 @@ pub fn run(cli: &Cli) -> ExitCode {
         Command::Flows(args) => flows::run(args),
         Command::Drops(args) => drops::run(args),
         Command::Capture(args) => capture::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Uninstall(args) => uninstall::run(args),
     };
     match result {

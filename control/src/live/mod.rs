@@ -14,6 +14,7 @@ pub mod control;
 pub mod drops;
 pub mod flows;
 pub mod status;
+pub mod tc;
 pub mod uninstall;
 
 use std::fs;
@@ -133,7 +134,7 @@ fn map_pin(places: &Places, name: &'static str) -> Result<SharedWords, LiveError
 }
 
 /// The innermost cause: the kernel's word rather than the library's.
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -217,14 +218,22 @@ pub fn steering(places: &Places) -> Result<Vec<(&'static str, u64)>, LiveError> 
 /// # Errors
 /// [`LiveError`] if no dataplane has run here.
 pub fn punt_device_drops(places: &Places) -> Result<Option<u64>, LiveError> {
+    let Some(name) = punt_device(places)? else { return Ok(None) };
+    let table = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    Ok(transmit_drops(&table, &name))
+}
+
+/// The name of the punt device; `None` if there is none (no dataplane runs).
+///
+/// # Errors
+/// [`LiveError`] if no dataplane has run here.
+pub fn punt_device(places: &Places) -> Result<Option<String>, LiveError> {
     let config = map_pin(places, "weir_config")?;
     let ifindex = config
         .words()
         .get(abi::CONFIG_PUNT_IFINDEX as usize)
         .and_then(|word| u32::try_from(word.load(Ordering::Acquire)).ok());
-    let Some(name) = ifindex.and_then(device_name) else { return Ok(None) };
-    let table = fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    Ok(transmit_drops(&table, &name))
+    Ok(ifindex.and_then(device_name))
 }
 
 /// The name of a device of this process's network namespace.

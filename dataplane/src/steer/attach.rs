@@ -105,7 +105,14 @@ impl Steering {
         let pin = link_pin(&self.pin_dir, ifindex, hook);
         let program = loaded(&mut self.ebpf, hook).map_err(|e| fail(hook, device, e))?;
         match mode.resolve() {
-            AttachMode::Clsact => attach_clsact(program, hook, device),
+            AttachMode::Clsact => {
+                let queue = queue_of(device);
+                let added = add_clsact(device).map_err(|reason| fail(hook, device, reason))?;
+                if added {
+                    self.clsact.add(ifindex, queue, device);
+                }
+                attach_clsact(program, hook, device)
+            }
             _ => attach_tcx(program, hook, device, Some(&pin)).map(drop),
         }
         .map_err(|reason| fail(hook, device, reason))?;
@@ -127,17 +134,20 @@ impl Steering {
         let hook = Hook::Return;
         let program = loaded(&mut self.ebpf, hook).map_err(|e| fail(hook, device, e))?;
         match mode.resolve() {
-            AttachMode::Clsact => attach_clsact(program, hook, device),
+            AttachMode::Clsact => {
+                add_clsact(device).and_then(|_| attach_clsact(program, hook, device))
+            }
             _ => attach_tcx(program, hook, device, None).map(|link| self.return_link = link),
         }
         .map_err(|reason| fail(hook, device, reason))
     }
 
-    /// Forgets the pinned links of a device that is gone.
+    /// Forgets what was put on a device that is gone.
     pub fn forget(&mut self, ifindex: u32) {
         for hook in [Hook::FromPod, Hook::ToPod] {
             let _ = fs::remove_file(link_pin(&self.pin_dir, ifindex, hook));
         }
+        self.clsact.forget(ifindex);
     }
 }
 
@@ -203,13 +213,24 @@ fn attach_tcx(
     Ok(None)
 }
 
-fn attach_clsact(program: &mut SchedClassifier, hook: Hook, device: &str) -> Result<(), String> {
+/// Length of a device's transmit queue, in packets; if it does not show, what most have.
+fn queue_of(device: &str) -> u32 {
+    let length = fs::read_to_string(format!("/sys/class/net/{device}/tx_queue_len"));
+    length.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1000)
+}
+
+/// Gives a device the qdisc in which filters live. False: it has one already.
+fn add_clsact(device: &str) -> Result<bool, String> {
     match qdisc_add_clsact(device) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Ok(()) => Ok(true),
+        Err(TcError::AlreadyAttached) => Ok(false),
         // Kernels say EEXIST when the qdisc is there already, ours or another's.
-        Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(e) => return Err(format!("clsact qdisc: {}", chain(&e))),
+        Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(e) => Err(format!("clsact qdisc: {}", chain(&e))),
     }
+}
+
+fn attach_clsact(program: &mut SchedClassifier, hook: Hook, device: &str) -> Result<(), String> {
     let handle = TcHandle::from(TC_HANDLE);
     let ours = SchedClassifierLink::attached(device, hook.attach_type(), TC_PRIORITY, handle, None)
         .map_err(|e| e.to_string())?;

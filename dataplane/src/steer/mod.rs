@@ -16,6 +16,7 @@
 
 pub mod abi;
 pub mod attach;
+mod clsact;
 mod deliver;
 pub mod kernel_skb;
 pub mod macs;
@@ -37,6 +38,7 @@ use weir_table::stamps::STAMP_SLOTS;
 
 use crate::punt::Backend;
 use abi::{CONFIG_WORDS, Config};
+use clsact::Clsact;
 use macs::{MAC_WORDS, Macs};
 
 use crate::drops::HookDrops;
@@ -167,6 +169,8 @@ pub struct Steering {
     pin_dir: PathBuf,
     /// Keeps the return hook on weir0.
     return_link: Option<SchedClassifierLink>,
+    /// Which qdiscs are Weir's.
+    clsact: Clsact,
 }
 
 impl Steering {
@@ -185,7 +189,13 @@ impl Steering {
             Backend::Tap => TAP_OBJECT,
         };
         let ebpf = load_by_sight(object, pin_dir, sizes)?;
-        Ok(Self { ebpf, pin_dir: pin_dir.to_owned(), return_link: None })
+        let clsact = Clsact::default();
+        Ok(Self { ebpf, pin_dir: pin_dir.to_owned(), return_link: None, clsact })
+    }
+
+    /// Notes in the run directory, from now on, what `weir uninstall` has to take away.
+    pub fn note_in(&mut self, run_dir: &Path) {
+        self.clsact = Clsact::resumed(run_dir);
     }
 
     /// Maps what workers and admin share with the hooks.

@@ -62,3 +62,6 @@ pub const SOCKET_FILE: &str = "dataplane.sock";
 pub const TABLE_FILE: &str = "generation.table";
 /// The address map that belongs to [`TABLE_FILE`], in the run directory.
 pub const ADDRESS_FILE: &str = "generation.addrs";
+/// The devices that have their clsact qdisc from Weir, in the run directory: index, length of the
+/// transmit queue before, name, a line each. For `weir uninstall`.
+pub const CLSACT_FILE: &str = "clsact";

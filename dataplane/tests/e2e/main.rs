@@ -30,6 +30,8 @@
 //! | [`pmtu`] | path-MTU discovery of a pod that nobody may reach |
 //! | [`bad_input`] | broken manifests are named, isolate, and harm nothing else |
 //! | [`metrics`] | `/metrics`, `/healthz`, `/readyz` and JSON logs say what the node does |
+//! | [`doctor`] | what is wrong with a node is said with the remedy |
+//! | [`uninstall`] | afterwards the node is as it was before |
 //! | [`faults`] | missing rights and file systems are told in a sentence; garbage frames are counted |
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
@@ -43,6 +45,7 @@ mod cni;
 mod crash;
 #[path = "../support/dice.rs"]
 mod dice;
+mod doctor;
 mod drops;
 mod faults;
 mod fragments;
@@ -67,6 +70,7 @@ mod sizes;
 mod stream;
 mod tap;
 mod unfinished;
+mod uninstall;
 mod validity;
 mod vectors;
 mod verdicts;
