@@ -24,7 +24,7 @@ use weir_control::source::kube::{Access, KubeSource, Place};
     about,
     after_help = "\
 Exit code: 0 on SIGTERM or SIGINT (the dataplane goes on enforcing), 2 if it cannot start.\n\
-RUST_LOG sets what is logged, for example RUST_LOG=warn; one line an event."
+WEIR_LOG (or RUST_LOG) sets what is logged, for example WEIR_LOG=warn; one line an event."
 )]
 struct Args {
     /// Where objects come from: kube, the cluster's API server; or dir:PATH, a folder of manifests
@@ -84,7 +84,9 @@ fn main() -> ExitCode {
 
 /// Begins to log.
 fn log(form: Log) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let asked_for =
+        ["WEIR_LOG", "RUST_LOG"].iter().find_map(|name| EnvFilter::try_from_env(name).ok());
+    let filter = asked_for.unwrap_or_else(|| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match form {
         Log::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

@@ -73,6 +73,7 @@ impl Control {
             .arg("--socket")
             .arg(socket)
             .args(more)
+            .env_remove("WEIR_LOG")
             .env_remove("RUST_LOG")
             .stderr(Stdio::piped())
             .spawn()

@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -15,13 +16,19 @@ use crate::weir::Weir;
 
 /// In the lab's own network: nobody else's port.
 const ADDRESS: &str = "127.0.0.1:9465";
+/// weir-control's.
+const CONTROL: &str = "127.0.0.1:9464";
 const OPTIONS: [&str; 6] = ["--workers", "2", "--log", "json", "--metrics", ADDRESS];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Status code and body; `None` while nobody listens.
 fn get(lab: &Lab, path: &str) -> Option<(u16, String)> {
+    get_from(lab, ADDRESS, path)
+}
+
+fn get_from(lab: &Lab, address: &str, path: &str) -> Option<(u16, String)> {
     lab.within("node", || {
-        let mut stream = TcpStream::connect(ADDRESS).ok()?;
+        let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
@@ -131,4 +138,84 @@ fn a_dataplane_without_a_table_is_not_ready() {
     let told = crate::lab::text(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{told}");
     assert!(told.contains("--metrics 9465 (as in 127.0.0.1:9465) cannot be served"), "{told}");
+}
+
+/// What dashboard and alerts ask for is there: by the samples of both daemons as they are served.
+#[test]
+fn dashboard_and_alerts_ask_for_what_is_served() {
+    let Some(_turn) = turn() else { return };
+    let (lab, folder) = node(Cni::Bridge);
+    let _weir = Weir::start(&lab, folder.clone(), &OPTIONS);
+    let source = format!("dir:{}", folder.display());
+    let other = ["--source", &source, "--socket", "/run/other/x.sock", "--metrics", CONTROL];
+    let mut control = lab.enter("node", &crate::weir::binary("weir-control"));
+    let mut control = control.args(other).stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    let served = loop {
+        let both = [ADDRESS, CONTROL].map(|address| get_from(&lab, address, "/metrics"));
+        if let [Some((200, dataplane)), Some((200, control))] = both {
+            break dataplane + &control;
+        }
+        assert!(start.elapsed() < PATIENCE, "weir-control serves no metrics");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    control.kill().unwrap();
+    control.wait().unwrap();
+
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy");
+    let read = |name: &str| std::fs::read_to_string(format!("{deploy}/{name}")).unwrap();
+    let board: Value = serde_json::from_str(&read("grafana/weir.json")).unwrap();
+    let mut asked = vec![read("kustomize/overlays/service-monitor/prometheusrule.yaml")];
+    for target in board["panels"].as_array().unwrap().iter().flat_map(|p| p["targets"].as_array()) {
+        asked.extend(target.iter().map(|t| t["expr"].as_str().unwrap().to_owned()));
+    }
+    let selectors: Vec<_> = asked.iter().flat_map(|text| selectors(text)).collect();
+    assert!(selectors.len() > 30, "found only {selectors:?}");
+    for (name, matchers) in &selectors {
+        let samples = || {
+            served.lines().filter_map(|line| {
+                let (sample, labels) = line.split_once(['{', ' '])?;
+                (sample == *name).then_some(labels)
+            })
+        };
+        // Of a source that is not followed here there is the family, without samples.
+        let ends = ["_total", "_bucket", "_sum", "_count"];
+        let family = ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+        let declared = format!("# TYPE {family} ");
+        let is_served = served.lines().any(|line| line.starts_with(&declared));
+        let has_samples = samples().next().is_some() || name.starts_with("weir_control_source_");
+        assert!(is_served && has_samples, "nobody serves {name}");
+        for (label, value) in matchers {
+            let wanted = format!("{label}=\"{value}\"");
+            let found = samples().any(|labels| labels.contains(&wanted));
+            assert!(found, "no sample of {name} with {wanted}");
+        }
+    }
+}
+
+/// The metrics that expressions name, with the labels and values that they ask for. Those that
+/// Prometheus adds when it scrapes are left out.
+fn selectors(text: &str) -> Vec<(&str, Vec<(&str, &str)>)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("weir_") {
+        let begins = !rest[..at].ends_with(is_name);
+        let from = &rest[at..];
+        let (name, after) = from.split_at(from.find(|c| !is_name(c)).unwrap_or(from.len()));
+        let braces = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        if begins {
+            let mut matchers = Vec::new();
+            for matcher in braces.map_or("", |(inner, _)| inner).split(", ") {
+                let Some((label, value)) = matcher.split_once('=') else { continue };
+                let value = value.trim_start_matches('~').trim_matches('"');
+                if !["job", "node", "endpoint"].contains(&label) {
+                    matchers.extend(value.split('|').map(|one| (label, one)));
+                }
+            }
+            found.push((name, matchers));
+        }
+        rest = after;
+    }
+    found
 }
