@@ -4,8 +4,10 @@
 //! hook is attached only once a policy table is in force, so at no point does a packet
 //! of a running pod meet a hook that nobody answers.
 
+mod workers;
+
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -15,30 +17,27 @@ use anyhow::{Context, Result, bail};
 use weir_table::cni::{CNI_SOCKET_FILE, Server};
 use weir_table::counters::{CounterBlock, Counters};
 use weir_table::flow::{FlowTable, HashKey, LEAST_SHARE_SHIFT, Quota, Tick, VerdictCache};
-use weir_table::mem::SharedWords;
 use weir_table::publish::Listener;
 use weir_table::saved;
 use weir_table::stamps::Stamps;
 
 use crate::cni::Plugins;
 use crate::discover::Discovery;
-use crate::drops::{self, Recorder};
-use crate::io::PacketIo;
-use crate::io::af_xdp::AfXdp;
+use crate::drops;
 use crate::netlink::{Link, Netlink};
 use crate::node::Node;
 use crate::pipeline::Pipeline;
 use crate::placements::Bells;
 use crate::pods::{Plugin, Pods};
-use crate::punt::tap::PuntTap;
 use crate::punt::veth::PuntPair;
 use crate::punt::{self, Backend, IoMode};
 use crate::shim::SHIM_LEN;
-use crate::steer::abi::{Config, Fixed, HashKeyWords, Mark, PUNT_TAP, PUNT_TAP_UDP, PuntLimit};
+use crate::steer::abi::{Config, Fixed, HashKeyWords, Mark, PUNT_TAP_UDP, PuntLimit};
 use crate::steer::attach::AttachMode;
 use crate::steer::{Sizes, Steering};
 use crate::worker::{Tables, Worker};
 use crate::{admin, clock, metrics, privileges};
+use workers::{Served, serve_by_af_xdp, serve_by_tap, spawn_recorder};
 
 /// What this program calls itself to publishers.
 const SOFTWARE: &str = concat!("weir-dataplane ", env!("CARGO_PKG_VERSION"));
@@ -319,104 +318,6 @@ impl Daemon {
 /// Locks the pods; a panic while they were locked does not make them unusable.
 pub(crate) fn lock(pods: &Mutex<Pods>) -> std::sync::MutexGuard<'_, Pods> {
     pods.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Workers at work, and the device through which packets reach them.
-struct Served {
-    /// Index of weir0.
-    near_index: u32,
-    /// What kind of device it is, in the hooks' words.
-    flags: u32,
-    /// Its MTU, in bytes.
-    mtu: u32,
-    workers: Vec<thread::JoinHandle<Result<()>>>,
-    pair: Option<PuntPair>,
-}
-
-/// Starts the workers on AF_XDP sockets, in weir1's namespace.
-async fn serve_by_af_xdp(
-    settings: &Settings,
-    steering: &mut Steering,
-    worker: impl Fn(u32) -> Result<(Worker, Pipeline)>,
-) -> Result<Served> {
-    let pair = PuntPair::make(&settings.device_prefix, settings.workers).await?;
-    pair.netns.run(|| steering.attach_delivery(&pair.far).map_err(std::io::Error::other))?;
-    let mut workers = Vec::new();
-    for id in 0..settings.workers {
-        let io = pair.netns.run(|| AfXdp::open(&pair.far, id, pair.mtu))?;
-        steering.set_socket(id, io.fd())?;
-        workers.push(spawn_worker(worker(id)?, io)?);
-    }
-    let (near_index, mtu) = (pair.near_index, pair.mtu);
-    Ok(Served { near_index, flags: 0, mtu, workers, pair: Some(pair) })
-}
-
-/// Starts the workers on the queues of a TAP device.
-async fn serve_by_tap(
-    settings: &Settings,
-    near: &str,
-    steering: &mut Steering,
-    worker: impl Fn(u32) -> Result<(Worker, Pipeline)>,
-) -> Result<Served> {
-    let chooser = steering.queue_chooser()?;
-    let (device, queues) = PuntTap::make(near, settings.workers, chooser).await?;
-    steering.set_tap(device.index)?;
-    let mut workers = Vec::new();
-    for (id, io) in (0..).zip(queues) {
-        workers.push(spawn_worker(worker(id)?, io)?);
-    }
-    let flags = PUNT_TAP | if device.offloads.udp { PUNT_TAP_UDP } else { 0 };
-    Ok(Served { near_index: device.index, flags, mtu: device.mtu, workers, pair: None })
-}
-
-fn spawn_worker(
-    (worker, pipeline): (Worker, Pipeline),
-    io: impl PacketIo + Send + 'static,
-) -> Result<thread::JoinHandle<Result<()>>> {
-    let id = worker.id;
-    let handle = thread::Builder::new().name(format!("weir-worker-{id}")).spawn(move || {
-        pin_to_core(id);
-        worker.run(io, pipeline).with_context(|| format!("worker {id} stopped"))
-    })?;
-    Ok(handle)
-}
-
-/// Starts the thread that records dropped packets. A run directory that is full costs these
-/// records, not enforcement.
-fn spawn_recorder(
-    run_dir: &Path,
-    sources: drops::Sources,
-    node: &Arc<Node>,
-    flows: &Arc<FlowTable<SharedWords>>,
-    stop: &Arc<AtomicBool>,
-) -> Result<Option<thread::JoinHandle<Result<()>>>> {
-    let recorder = match Recorder::new(run_dir, sources, Arc::clone(node), Arc::clone(flows)) {
-        Ok(recorder) => recorder,
-        Err(error) => {
-            tracing::error!(%error, "`weir drops` will show nothing");
-            return Ok(None);
-        }
-    };
-    let stop = Arc::clone(stop);
-    let thread = thread::Builder::new().name("weir-drops".into()).spawn(move || {
-        recorder.run(&stop);
-        Ok(())
-    })?;
-    Ok(Some(thread))
-}
-
-/// Pins the calling thread to the `n`th of the cores that the process may use.
-fn pin_to_core(n: u32) {
-    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-    let Ok(allowed) = sched_getaffinity(None) else { return };
-    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|c| allowed.is_set(*c)).collect();
-    // From the last core down: the first one takes most devices' interrupts.
-    let Some(core) = cores.iter().rev().cycle().nth(n as usize) else { return };
-    let mut set = CpuSet::new();
-    set.set(*core);
-    if let Err(error) = sched_setaffinity(None, &set) {
-        tracing::warn!(worker = n, core, %error, "worker runs unpinned");
-    }
 }
 
 /// Sizes of the flow table for a number of flows: twice as many IPv4 entries, rounded up
