@@ -8,12 +8,14 @@
 //! | `access` | who may ask: tokens, authorities, contexts |
 //! | `storm` | all of that at once, again and again: what is enforced in the end is what the API has |
 //! | `scale` | large clusters: the time to the first table, memory |
+//! | `rights` | what the ClusterRole of `deploy/` allows, and what happens without |
 
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, missing_docs)]
 
 mod access;
 mod away;
 mod faults;
+mod rights;
 mod scale;
 mod storm;
 #[path = "../support/mod.rs"]
