@@ -73,7 +73,7 @@ pub struct SourceMetrics {
 }
 
 impl SourceMetrics {
-    /// Has them shown, without a value as long as there is no such source.
+    /// Has them shown once there is such a source: a family without samples is left out.
     pub(super) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             connected: Family::default(),

@@ -27,6 +27,18 @@ fn an_api_that_is_away_changes_nothing_and_is_said() {
     let of_pods =
         |name: &str| sample(&address, &format!("weir_control_source_{name}{{kind=\"pods\"}}"));
     assert_eq!((of_pods("connected"), of_pods("stale_seconds")), (1.0, 0.0));
+    // What alerts and dashboard ask for of the source is there.
+    let asked = [
+        include_str!("../../../deploy/kustomize/overlays/service-monitor/prometheusrule.yaml"),
+        include_str!("../../../deploy/grafana/weir.json"),
+    ]
+    .map(|text| {
+        let names = text.split("weir_control_source_").skip(1);
+        let end = |c: char| !c.is_ascii_lowercase() && c != '_';
+        let names = names.map(|rest| of_pods(rest.split(end).next().unwrap()));
+        names.count()
+    });
+    assert!(asked.iter().all(|count| *count > 0), "{asked:?}");
 
     cluster.server.down().unwrap();
     let source = cluster.until_source(|source| source.state == "stale");

@@ -178,13 +178,11 @@ fn dashboard_and_alerts_ask_for_what_is_served() {
                 (sample == *name).then_some(labels)
             })
         };
-        // Of a source that is not followed here there is the family, without samples.
-        let ends = ["_total", "_bucket", "_sum", "_count"];
-        let family = ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-        let declared = format!("# TYPE {family} ");
-        let is_served = served.lines().any(|line| line.starts_with(&declared));
-        let has_samples = samples().next().is_some() || name.starts_with("weir_control_source_");
-        assert!(is_served && has_samples, "nobody serves {name}");
+        // Those of a source that is not followed here: control's tests look for them.
+        if name.starts_with("weir_control_source_") {
+            continue;
+        }
+        assert!(samples().next().is_some(), "nobody serves {name}");
         for (label, value) in matchers {
             let wanted = format!("{label}=\"{value}\"");
             let found = samples().any(|labels| labels.contains(&wanted));
