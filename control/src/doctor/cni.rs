@@ -4,6 +4,8 @@ use super::{Cni, Configuration, Finding};
 
 /// The type of our entry in a list of plugins.
 const OURS: &str = weir_cni::PLUGIN;
+/// What weir-cni of this version says.
+const VERSION: &str = concat!("weir-cni ", env!("CARGO_PKG_VERSION"));
 /// Plugins that enforce NetworkPolicies themselves.
 const ENGINES: [(&str, &str); 6] = [
     ("calico", "Calico"),
@@ -75,15 +77,8 @@ pub(super) fn check(cni: &Cni) -> Vec<Finding> {
         )),
     }
     let is_chained = plugins.iter().any(|plugin| plugin == OURS);
-    if is_chained && !cni.has_program {
-        findings.push(Finding::fail(
-            "cni-program",
-            format!("weir-cni is in {file}, but not in {bin} (or not executable): no pod starts"),
-            format!(
-                "weir-cni install --conf-dir {conf} --bin-dir {bin}; if plugins are elsewhere, \
-                     give --cni-bin-dir"
-            ),
-        ));
+    if is_chained {
+        findings.push(program(cni, file));
     }
     if is_chained && is_old(version) {
         findings.push(Finding::fail(
@@ -111,6 +106,32 @@ pub(super) fn check(cni: &Cni) -> Vec<Finding> {
     findings
 }
 
+/// The program that the runtime starts for the entry in `file`.
+fn program(cni: &Cni, file: &str) -> Finding {
+    let (conf, bin) = (cni.conf_dir.display(), cni.bin_dir.display());
+    let install = format!("weir-cni install --conf-dir {conf} --bin-dir {bin}");
+    match &cni.program {
+        None => Finding::fail(
+            "cni-program",
+            format!("weir-cni is in {file}, but not in {bin} (or not executable): no pod starts"),
+            format!("{install}; if plugins are elsewhere, give --cni-bin-dir"),
+        ),
+        Some(Err(error)) => Finding::fail(
+            "cni-program",
+            format!("weir-cni in {bin} does not run: {error}: no pod starts"),
+            format!("{install}, with a weir-cni that is linked statically"),
+        ),
+        Some(Ok(version)) if version == VERSION => {
+            Finding::ok("cni-program", format!("{version} is in {bin}"))
+        }
+        Some(Ok(version)) => Finding::note(
+            "cni-program",
+            format!("in {bin} there is {version}, and this is weir {}", env!("CARGO_PKG_VERSION")),
+            format!("use the programs of one version: {install}"),
+        ),
+    }
+}
+
 /// Below 0.3.1, or absent: what such a configuration stands for is 0.1.0 or 0.2.0.
 fn is_old(version: &str) -> bool {
     let numbers: Vec<u32> = version.split('.').map_while(|part| part.parse().ok()).collect();
@@ -132,7 +153,7 @@ mod tests {
                 plugins: plugins.iter().map(|plugin| (*plugin).to_owned()).collect(),
             })),
             skipped: Vec::new(),
-            has_program: true,
+            program: Some(Ok(VERSION.to_owned())),
         }
     }
 
@@ -146,15 +167,18 @@ mod tests {
     #[test]
     fn last_in_the_chain_is_well() {
         let findings = check(&of(&["bridge", "portmap", "weir-cni"]));
-        assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].level, Level::Ok);
+        assert_eq!(findings.len(), 2);
+        assert!(findings.iter().all(|finding| finding.level == Level::Ok));
+        assert_eq!(findings[1].what, format!("{VERSION} is in /opt/cni/bin"));
         assert!(findings[0].what.ends_with("the last of bridge, portmap, weir-cni"));
     }
 
     #[test]
     fn what_is_wrong_with_the_chain_is_said() {
-        let mut without_program = of(&["bridge", "weir-cni"]);
-        without_program.has_program = false;
+        let program = |program| Cni { program, ..of(&["bridge", "weir-cni"]) };
+        let without_program = program(None);
+        let crippled = program(Some(Err("No such file or directory (os error 2)".to_owned())));
+        let other = program(Some(Ok("weir-cni 0.0.1".to_owned())));
         let mut old = of(&["bridge", "weir-cni"]);
         old.in_force.as_mut().unwrap().as_mut().unwrap().version = "0.3.0".to_owned();
         let unread = Cni { in_force: Err("10-net.conf: EOF".to_owned()), ..of(&[]) };
@@ -167,6 +191,8 @@ mod tests {
             (of(&["ptp", "weir-cni", "portmap"]), "cni", Level::Note, "comes before portmap"),
             (of(&["calico", "weir-cni"]), "cni-engine", Level::Note, "Calico"),
             (without_program, "cni-program", Level::Fail, "no pod starts"),
+            (crippled, "cni-program", Level::Fail, "does not run: No such file"),
+            (other, "cni-program", Level::Note, "there is weir-cni 0.0.1, and this is weir "),
             (old, "cni-version", Level::Fail, "0.3.0"),
             (unread, "cni", Level::Fail, "10-net.conf: EOF"),
             (broken, "cni", Level::Fail, "05-x.conf is no JSON"),

@@ -27,6 +27,7 @@ pub(super) fn check(net: &Net, run: &Run) -> Vec<Finding> {
     findings.extend(bridges(net));
     findings.extend(source_filter(net));
     findings.push(conntrack(net));
+    findings.extend(zones(net));
     findings
 }
 
@@ -215,6 +216,30 @@ fn conntrack(net: &Net) -> Finding {
     }
 }
 
+/// Whether connections from before Weir can be taken over.
+fn zones(net: &Net) -> Option<Finding> {
+    match net.zones {
+        None => net.conntrack.map(|_| {
+            Finding::note(
+                "zones",
+                "whether conntrack uses zones does not show: the kernel does not list its entries",
+                "nothing has to be done, unless the CNI is Open vSwitch or the like: see zones in \
+                 conntrack -L",
+            )
+        }),
+        Some((_, 0)) => None,
+        Some((all, zoned)) => Some(Finding::note(
+            "zones",
+            format!(
+                "{zoned} of {all} connections are in conntrack zones: such ones that are open when \
+                 Weir arrives are not taken over, and count as opened by whoever speaks next"
+            ),
+            "install Weir while the node is drained, or expect the clients of long connections to \
+             open them anew",
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Device, Level};
@@ -249,6 +274,7 @@ mod tests {
             bridge_calls_iptables: Some(true),
             uplink: Some(("eth0".to_owned(), 1)),
             conntrack: Some((10, 262_144)),
+            zones: Some((10, 0)),
         }
     }
 
@@ -341,6 +367,10 @@ mod tests {
         assert!(level == Level::Fail && text.contains("95 of 100"), "{text}");
         assert_eq!(said(|net| net.conntrack = Some((80, 100))).0, Level::Note);
         assert_eq!(said(|net| net.conntrack = None).0, Level::Note);
+        let (level, text) = said(|net| net.zones = Some((10, 4)));
+        assert!(level == Level::Note && text.contains("4 of 10 connections are in"), "{text}");
+        let (level, text) = said(|net| net.zones = None);
+        assert!(level == Level::Note && text.contains("does not show"), "{text}");
         let (level, text) = said(|net| {
             for name in ["cilium_host", "cali1a2b3c", "cilium_net"] {
                 net.devices.push(Device { name: name.to_owned(), ..Device::default() });

@@ -1,7 +1,9 @@
 //! Looking at the node: every fact by itself, so that one that cannot be read hides no other.
 
+mod cni;
+
 use std::fs;
-use std::io;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -10,12 +12,8 @@ use aya::util::KernelVersion;
 use rustix::fs::{FlockOperation, flock, statfs};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
-use serde_json::Value;
-use weir_cni::{PLUGIN, conflist};
 
-use super::{
-    Chain, Cni, Configuration, Device, Facts, Kernel, Net, PodDevice, Process, Rights, Run, Where,
-};
+use super::{Chain, Device, Facts, Kernel, Net, PodDevice, Process, Rights, Run, Where};
 use crate::live::tc::{Direction, Tc};
 use crate::live::{self, EndpointRecord, Places, root_cause};
 
@@ -23,6 +21,8 @@ use crate::live::{self, EndpointRecord, Places, root_cause};
 const BPF_FS: u64 = 0xcafe_4a11;
 /// The dataplane's name, as the kernel shows it.
 const DATAPLANE: &str = "weir-dataplane";
+/// So many entries of conntrack are looked at: whoever uses zones uses them throughout.
+const ENTRIES: usize = 10_000;
 
 /// Looks at everything.
 pub fn gather(place: &Where) -> Facts {
@@ -31,7 +31,7 @@ pub fn gather(place: &Where) -> Facts {
         kernel: kernel(&places.pin_dir),
         process: process(),
         net: net(places),
-        cni: cni(cni_conf_dir, cni_bin_dir),
+        cni: cni::look(cni_conf_dir, cni_bin_dir),
         run: run(places),
     }
 }
@@ -124,6 +124,9 @@ fn net(places: &Places) -> Net {
         }),
         conntrack: number("/proc/sys/net/netfilter/nf_conntrack_count")
             .zip(number("/proc/sys/net/netfilter/nf_conntrack_max")),
+        zones: fs::File::open("/proc/net/nf_conntrack")
+            .ok()
+            .map(|file| zones(BufReader::new(file))),
         devices,
     }
 }
@@ -147,6 +150,15 @@ fn default_device(routes: &str) -> Option<String> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (device, to, mask) = (fields.first()?, fields.get(1)?, fields.get(7)?);
         (*to == "00000000" && *mask == "00000000").then(|| (*device).to_owned())
+    })
+}
+
+/// How many entries of conntrack there are, of [`ENTRIES`], and how many of them in a zone: of both
+/// directions or of one (`zone=`, `zone-orig=`, `zone-reply=`).
+fn zones(list: impl BufRead) -> (u64, u64) {
+    list.lines().map_while(Result::ok).take(ENTRIES).fold((0, 0), |(all, zoned), line| {
+        let is_zoned = line.split_whitespace().any(|field| field.starts_with("zone"));
+        (all + 1, zoned + u64::from(is_zoned))
     })
 }
 
@@ -185,40 +197,6 @@ fn chain(
     Ok(Chain { direction, tcx, filters })
 }
 
-fn cni(conf_dir: &Path, bin_dir: &Path) -> Cni {
-    let program = fs::metadata(bin_dir.join(PLUGIN));
-    let (in_force, skipped) = match in_force(conf_dir) {
-        Ok((found, skipped)) => (Ok(found), skipped),
-        Err(error) => (Err(error), Vec::new()),
-    };
-    Cni {
-        conf_dir: conf_dir.to_owned(),
-        bin_dir: bin_dir.to_owned(),
-        in_force,
-        skipped,
-        has_program: program.is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0),
-    }
-}
-
-/// The configuration that runtimes follow, and which files before it they cannot load.
-fn in_force(conf_dir: &Path) -> Result<(Option<Configuration>, Vec<String>), String> {
-    let (found, skipped) = match conflist::first(conf_dir) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, Vec::new())),
-        Err(error) => return Err(format!("{}: {error}", conf_dir.display())),
-    };
-    let Some(found) = found else { return Ok((None, skipped)) };
-    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", found.path.display());
-    let json: Value = serde_json::from_str(&found.text).map_err(|error| failed(&error))?;
-    let string = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let plugins = match json["plugins"].as_array() {
-        Some(plugins) => plugins.iter().map(|plugin| string(&plugin["type"])).collect(),
-        None => vec![string(&json["type"])],
-    };
-    let file = found.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Ok((Some(Configuration { file, version: string(&json["cniVersion"]), plugins }), skipped))
-}
-
 fn run(places: &Places) -> Run {
     let counters = live::counters(places);
     let workers = counters.as_ref().map_err(ToString::to_string).and_then(|counters| {
@@ -252,8 +230,6 @@ fn is_held(run_dir: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -273,35 +249,15 @@ mod tests {
     }
 
     #[test]
-    fn the_first_configuration_by_name_is_in_force() {
-        let dir = tempfile::tempdir().unwrap();
-        let read = || in_force(dir.path()).unwrap();
-        assert_eq!(in_force(&dir.path().join("none")), Ok((None, Vec::new())));
-        fs::write(dir.path().join("00-readme.txt"), "").unwrap();
-        assert_eq!(read(), (None, Vec::new()));
-        fs::write(dir.path().join("99-loopback.conf"), r#"{"type":"loopback"}"#).unwrap();
-        let found = read().0.unwrap();
-        assert_eq!((found.version.as_str(), found.plugins), ("", vec!["loopback".to_owned()]));
-        let list = r#"{"cniVersion":"1.0.0","plugins":[{"type":"bridge"},{"type":"weir-cni"}]}"#;
-        fs::write(dir.path().join("10-net.conflist"), list).unwrap();
-        fs::write(dir.path().join("05-half.conf"), "{").unwrap();
-        let (found, skipped) = read();
-        let found = found.unwrap();
-        assert_eq!((found.file.as_str(), found.version.as_str()), ("10-net.conflist", "1.0.0"));
-        assert_eq!(found.plugins, ["bridge", "weir-cni"]);
-        assert!(skipped.len() == 1 && skipped[0].contains("05-half.conf"), "{skipped:?}");
-    }
-
-    #[test]
-    fn a_program_has_to_be_executable() {
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("weir-cni");
-        assert!(!cni(dir.path(), dir.path()).has_program);
-        fs::write(&program, "").unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(!cni(dir.path(), dir.path()).has_program);
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(cni(dir.path(), dir.path()).has_program);
+    fn zones_are_seen_in_conntracks_list() {
+        let entry = "ipv4     2 tcp      6 431999 ESTABLISHED src=10.0.0.1 dst=10.0.0.2 sport=4 dport=80 \
+                     src=10.0.0.2 dst=10.0.0.1 sport=80 dport=4 [ASSURED] mark=0 ZONE use=2\n";
+        let list: String = ["", "zone=0x5", "zone-orig=5", "zone-reply=5"]
+            .map(|z| entry.replace("ZONE", z))
+            .concat();
+        assert_eq!(zones(list.as_bytes()), (4, 3));
+        assert_eq!(zones(entry.replace("ZONE ", "").repeat(ENTRIES + 1).as_bytes()), (10_000, 0));
+        assert_eq!(zones(&b""[..]), (0, 0));
     }
 
     /// Of this machine, whatever it is.

@@ -9,8 +9,8 @@
 //! | `kernel.rs` | version, BTF, JIT, bpffs, AF_XDP or TAP |
 //! | `rights.rs` | capabilities and locked memory of the daemon |
 //! | `devices.rs` | pods' devices: hooks, who runs before them, MTU; bridges, source filters, conntrack; other engines |
-//! | `cni.rs` | the configuration in force, weir-cni in it, its program |
-//! | `run.rs` | run and pin directory, daemon, workers, control |
+//! | `cni.rs` | the configuration in force, weir-cni in it, its program and version |
+//! | `run.rs` | run and pin directory, daemon, workers, control and its source |
 //!
 //! Invariants
 //! - A check reads [`Facts`] and nothing else, so each is tested by facts made up.
@@ -201,6 +201,9 @@ pub struct Net {
     pub uplink: Option<(String, u32)>,
     /// Entries of conntrack, and how many there may be.
     pub conntrack: Option<(u64, u64)>,
+    /// How many entries of conntrack were looked at, and how many of these are in a zone; `None`:
+    /// the kernel does not list them (`CONFIG_NF_CONNTRACK_PROCFS`).
+    pub zones: Option<(u64, u64)>,
 }
 
 /// The container runtime's network configuration.
@@ -214,8 +217,9 @@ pub struct Cni {
     pub in_force: Result<Option<Configuration>, String>,
     /// Files before it that cannot be loaded, and why.
     pub skipped: Vec<String>,
-    /// Whether weir-cni is in the directory of plugins, and can be executed.
-    pub has_program: bool,
+    /// What weir-cni in the directory of plugins says of its version, or why it does not; `None`:
+    /// it is not there, or cannot be executed.
+    pub program: Option<Result<String, String>>,
 }
 
 /// A CNI configuration.
@@ -269,7 +273,7 @@ impl Default for Cni {
             bin_dir: PathBuf::new(),
             in_force: Err(UNREAD.to_owned()),
             skipped: Vec::new(),
-            has_program: false,
+            program: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Finding, Rights, Run};
 use crate::live::control::State;
+use crate::record::SourceRecord;
 
 pub(super) fn check(run: &Run) -> Vec<Finding> {
     let mut findings = directories(run);
@@ -141,6 +142,7 @@ fn control(run: &Run) -> Vec<Finding> {
             "its log says why; versions that differ refuse each other in words",
         ));
     }
+    findings.extend(record.source_health.as_ref().map(heard));
     let ours = concat!("weir-control ", env!("CARGO_PKG_VERSION"));
     if record.software != ours {
         findings.push(Finding::note(
@@ -164,6 +166,21 @@ fn control(run: &Run) -> Vec<Finding> {
     findings
 }
 
+/// Whether control still hears from its source.
+fn heard(health: &SourceRecord) -> Finding {
+    let remedy = "see that the API server answers from this node; after HTTP 401 or 403, that the \
+                  ServiceAccount and its ClusterRole are as in deploy/";
+    match health.state.as_str() {
+        "live" => Finding::ok("source", "the API server is heard"),
+        "stale" => Finding::fail("source", format!("source {}", health.in_words()), remedy),
+        _ => Finding::note(
+            "source",
+            format!("source {}", health.in_words()),
+            "wait until everything is listed; if that lasts, the log of weir-control says why",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Level;
@@ -177,6 +194,15 @@ mod tests {
             software: concat!("weir-control ", env!("CARGO_PKG_VERSION")).to_owned(),
             connected: true,
             ..Record::default()
+        }
+    }
+
+    fn source(state: &str) -> SourceRecord {
+        SourceRecord {
+            state: state.to_owned(),
+            stale_since: (state == "stale").then_some(60),
+            words: "refused".to_owned(),
+            missing: Vec::new(),
         }
     }
 
@@ -253,6 +279,16 @@ mod tests {
                 Run { control: with(|r| r.software = "weir-control 0.0.1".into()), ..good() },
                 "version",
                 "0.0.1",
+            ),
+            (
+                Run { control: with(|r| r.source_health = Some(source("stale"))), ..good() },
+                "source",
+                "source STALE since 1970-01-01T00:01:00Z: refused; what was known",
+            ),
+            (
+                Run { control: with(|r| r.source_health = Some(source("syncing"))), ..good() },
+                "source",
+                "source syncing",
             ),
             (Run { control: with(|r| r.not_enforced = 2), ..good() }, "policies", "2 objects"),
             (Run { control: with(|r| r.unsupported_rules = 3), ..good() }, "policies", "3 rules"),

@@ -1,5 +1,8 @@
 //! The API is gone, or not there at the start.
 
+use std::process::Command;
+
+use serde_json::Value;
 use weir_apiserver::Kind;
 use weir_control::live::Places;
 use weir_control::live::control::control;
@@ -13,6 +16,21 @@ fn status(cluster: &Cluster) -> String {
     let mut text = Vec::new();
     control(&Places { run_dir: run.clone(), pin_dir: run }).unwrap().print(&mut text).unwrap();
     String::from_utf8(text).unwrap()
+}
+
+/// What `weir doctor` says of the source: level, and words.
+fn doctor(cluster: &Cluster) -> (String, String) {
+    let run = cluster.world.run.to_str().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["doctor", "-o", "json", "--run-dir", run, "--pin-dir", run])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut findings = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let found = findings.find(|finding| finding["check"] == "source");
+    let found = found.unwrap_or_else(|| panic!("{text}"));
+    let word = |key: &str| found[key].as_str().unwrap_or_default().to_owned();
+    (word("level"), format!("{} — {}", word("what"), word("remedy")))
 }
 
 #[test]
@@ -47,6 +65,8 @@ fn an_api_that_is_away_changes_nothing_and_is_said() {
     cluster.control().expect("cannot be followed: ");
     let text = status(&cluster);
     assert!(text.contains("  source    STALE since 2") && text.contains("goes on being"), "{text}");
+    let (level, words) = doctor(&cluster);
+    assert!(level == "fail" && words.contains("STALE since 2"), "{level} {words}");
     // Enforced as before, and ready as before.
     assert!(!cluster.allows(CLIENT, WEB));
     let (code, _, body) = get(&address, "/readyz");
@@ -66,6 +86,7 @@ fn an_api_that_is_away_changes_nothing_and_is_said() {
     cluster.control().expect("is followed again");
     assert_eq!((of_pods("connected"), of_pods("stale_seconds")), (1.0, 0.0));
     assert!(status(&cluster).contains("  source    live"));
+    assert_eq!(doctor(&cluster).0, "ok");
     // The watches have gone on; nothing had to be listed.
     assert_eq!(cluster.lists(), [1; 6]);
     assert_eq!(of_pods("relists_total"), 0.0);

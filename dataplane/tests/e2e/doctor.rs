@@ -72,6 +72,14 @@ fn what_is_wrong_with_a_node_is_said_with_the_remedy() {
     says(&chained, "cni", "ok", "weir-cni is the last of bridge, weir-cni");
     says(&chained, "cni-program", "fail", "no pod starts");
     list(r#"{"type":"bridge"}"#);
+    std::fs::create_dir_all(lab.node_path("/run/cni-bin")).unwrap();
+    let dirs = ["install", "--conf-dir", "/run/cni-conf", "--bin-dir", "/run/cni-bin"];
+    lab.command("node", &binary("weir-cni"), &dirs);
+    let installed = doctor(&lab);
+    assert_eq!(installed.0, 0, "{installed:#?}");
+    let version = concat!("weir-cni ", env!("CARGO_PKG_VERSION"), " is in /run/cni-bin");
+    says(&installed, "cni-program", "ok", version);
+    list(r#"{"type":"bridge"}"#);
 
     // A pod whose frames do not fit, and a hook that somebody has taken off.
     let veth = weir.status()["endpoints"][0]["device"].as_str().unwrap().to_owned();
