@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -55,7 +56,7 @@ fn lost(before: &Value, after: &Value, path: &str, into: &mut Vec<String>) {
     }
 }
 
-/// Every file of whole objects below a folder: not patches, nor kustomize's own.
+/// Every file of objects below a folder, patches of overlays included: all but kustomize's own.
 fn manifests(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -79,11 +80,8 @@ fn every_object_is_what_its_type_says() {
         let text = fs::read_to_string(&file).unwrap();
         let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
         let name = file.strip_prefix(folder).unwrap().display();
-        // A patch says only what it changes.
-        let is_patch = |object: &Value| {
-            name.to_string().starts_with("overlays/") && object["kind"] == "DaemonSet"
-        };
-        for object in objects.iter().filter(|object| !is_patch(object)) {
+        // Patches as well: they say less, but nothing that is not in the type.
+        for object in &objects {
             let kind = object["kind"].as_str().unwrap().to_owned();
             match typed(object) {
                 Some(Ok(after)) => {
@@ -104,7 +102,38 @@ fn every_object_is_what_its_type_says() {
     }
 }
 
-/// What the test above is good for: a misspelt field, a wrong type, an unknown kind.
+/// Variables by the name of their container, in one object.
+fn variables(daemon_set: &Value) -> BTreeSet<(String, String)> {
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    let lists = ["initContainers", "containers"].map(|list| pod[list].as_array());
+    let word = |value: &Value| value["name"].as_str().unwrap().to_owned();
+    let mut found = BTreeSet::new();
+    for container in lists.into_iter().flatten().flatten() {
+        let env = container["env"].as_array().into_iter().flatten();
+        found.extend(env.map(|variable| (word(container), word(variable))));
+    }
+    found
+}
+
+/// A misspelt container or variable of an overlay would be one more, and change nothing.
+#[test]
+fn overlays_change_what_the_base_has() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/kustomize"));
+    let of = |path: &Path| -> BTreeSet<(String, String)> {
+        let objects: Vec<Value> =
+            serde_saphyr::from_multiple(&fs::read_to_string(path).unwrap()).unwrap();
+        objects.iter().filter(|object| object["kind"] == "DaemonSet").flat_map(variables).collect()
+    };
+    let base = of(&folder.join("base/daemonset.yaml"));
+    let mut files = Vec::new();
+    manifests(&folder.join("overlays"), &mut files);
+    let changed: BTreeSet<_> = files.iter().flat_map(|file| of(file)).collect();
+    assert!(changed.len() >= 4, "{changed:?}");
+    let unknown: Vec<_> = changed.difference(&base).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+/// What the types are good for: a misspelt field, a wrong type, an unknown kind.
 #[test]
 fn what_is_wrong_is_noticed() {
     let object = |text: &str| -> Value { serde_saphyr::from_str(text).unwrap() };

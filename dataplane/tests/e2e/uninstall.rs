@@ -18,8 +18,14 @@ use crate::weir::{Weir, binary};
 /// their own.
 const CONF_DIR: &str = "/run/cni-conf";
 const BIN_DIR: &str = "/run/cni-bin";
-const CONFLIST: &str = "{\"cniVersion\" : \"1.0.0\",\n\t\"name\":\"net\",\n  \"plugins\": [ {\"type\":\"bridge\"},\n\
-    {\"type\":\"portmap\",\"capabilities\":{\"portMappings\":true}} ]\n\n}";
+/// Name and content: a list, and a plugin alone.
+const LIST: (&str, &str) = (
+    "10-net.conflist",
+    "{\"cniVersion\" : \"1.0.0\",\n\t\"name\":\"net\",\n  \"plugins\": [ {\"type\":\"bridge\"},\n\
+    {\"type\":\"portmap\",\"capabilities\":{\"portMappings\":true}} ]\n\n}",
+);
+const ALONE: (&str, &str) =
+    ("10-net.conf", "{ \"cniVersion\": \"0.4.0\",\t\"name\": \"net\", \"type\":\"ptp\" }\n");
 /// weir1's namespace, and weir0 with it, goes a moment after its last holder.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -73,24 +79,24 @@ fn device_of(lab: &Lab, pod: &str) -> String {
 
 #[test]
 fn a_node_is_as_before_with_tcx() {
-    comes_and_goes(Cni::Bridge, "tcx");
+    comes_and_goes(Cni::Bridge, "tcx", LIST);
 }
 
 #[test]
 fn a_node_is_as_before_with_clsact() {
-    comes_and_goes(Cni::Ptp, "clsact");
+    comes_and_goes(Cni::Ptp, "clsact", ALONE);
 }
 
-fn comes_and_goes(cni: Cni, attach: &str) {
+fn comes_and_goes(cni: Cni, attach: &str, (name, configuration): (&str, &str)) {
     let Some(_turn) = turn() else { return };
     let (lab, folder) = node(cni);
     // Somebody else's qdisc, which has to stay; and tools that leave a lock when first used.
     let theirs = device_of(&lab, "kurl");
     lab.command("node", "tc", &["qdisc", "add", "dev", &theirs, "clsact"]);
-    let list = lab.node_path(&format!("{CONF_DIR}/10-net.conflist"));
-    fs::create_dir(list.parent().unwrap()).unwrap();
+    let written = lab.node_path(&format!("{CONF_DIR}/{name}"));
+    fs::create_dir(written.parent().unwrap()).unwrap();
     fs::create_dir(lab.node_path(BIN_DIR)).unwrap();
-    fs::write(&list, CONFLIST).unwrap();
+    fs::write(&written, configuration).unwrap();
     snapshot(&lab);
     let before = snapshot(&lab);
     assert!(before["qdiscs"].contains("clsact") && before["device sysctls"].contains("rp_filter"));
@@ -109,7 +115,10 @@ fn comes_and_goes(cni: Cni, attach: &str) {
 
     let dirs = ["--conf-dir", CONF_DIR, "--bin-dir", BIN_DIR];
     lab.command("node", &binary("weir-cni"), &[&["install"][..], &dirs].concat());
-    assert!(fs::read_to_string(&list).unwrap().contains("weir-cni"));
+    let chained = lab.node_path(&format!("{CONF_DIR}/10-net.conflist"));
+    assert!(fs::read_to_string(chained).unwrap().contains("weir-cni"));
+    assert!(lab.node_path(&format!("{BIN_DIR}/weir-cni")).exists());
+    assert_eq!(written.exists(), name == LIST.0, "a plugin alone gives way to a list");
 
     let uninstall = || {
         let dirs = ["--cni-conf-dir", CONF_DIR, "--cni-bin-dir", BIN_DIR];
@@ -155,6 +164,7 @@ fn comes_and_goes(cni: Cni, attach: &str) {
         assert!(start.elapsed() < PATIENCE, "not as before: {changed:#?}");
         std::thread::sleep(Duration::from_millis(50));
     }
+    assert_eq!(fs::read_to_string(&written).unwrap(), configuration);
     let open = [reaches("kurl", "web", Tcp), reaches("outside", "web", Tcp)];
     let found = differences(&lab, &open);
     assert!(found.is_empty(), "pods are not unrestricted: {found:#?}");
