@@ -29,6 +29,10 @@ pub(super) struct Core {
     classes: Option<Classes>,
     /// What of the complaints was logged: severity, text, object.
     logged: BTreeSet<(u8, String, String)>,
+    /// Why no pod is settled now that was not before; `None`: nothing keeps them back.
+    held: Option<String>,
+    /// Tickets that were said to be settled.
+    settled: BTreeSet<u64>,
 }
 
 impl Core {
@@ -43,6 +47,8 @@ impl Core {
             index: Index::default(),
             classes: None,
             logged: BTreeSet::new(),
+            held: None,
+            settled: BTreeSet::new(),
         }
     }
 
@@ -81,8 +87,24 @@ impl Core {
     /// the first of which came at `since`.
     pub(super) fn publish(&mut self, changes: Changes, since: Instant) {
         self.publish_addresses(changes, since);
+        let mut heard = self.hearing.heard(&self.index);
+        if let Some(words) = &self.held {
+            let (before, new): (Vec<u64>, Vec<u64>) =
+                heard.settled.iter().copied().partition(|ticket| self.settled.contains(ticket));
+            heard.settled = before;
+            heard.waiting.extend(new.into_iter().map(|ticket| (ticket, words.clone())));
+        }
+        self.settled = heard.settled.iter().copied().collect();
         // After them: what it says is in them.
-        self.mailbox.put_heard(self.hearing.heard(&self.index));
+        self.mailbox.put_heard(heard);
+    }
+
+    /// Keeps pods from being settled that are not yet, and says why; `None`: no longer. True if
+    /// that is new.
+    pub(super) fn hold(&mut self, why: Option<String>) -> bool {
+        let is_new = self.held != why;
+        self.held = why;
+        is_new
     }
 
     fn publish_addresses(&mut self, changes: Changes, since: Instant) {

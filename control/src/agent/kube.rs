@@ -215,9 +215,25 @@ impl KubeAgent {
         if !self.core.is_compiled() && !self.missing().is_empty() {
             return;
         }
+        let held = self.outdated();
+        self.core.hold(held);
         let nothing = || (Changes::default(), Instant::now());
         let (changes, since) = self.pending.take().unwrap_or_else(nothing);
         self.core.publish(changes, since);
+    }
+
+    /// Why what is known of policies may be older than what is known of pods. After an outage each
+    /// kind comes back in its own time; a pod that is as new as a policy which is not known yet must
+    /// not be said to be enforced. While pods are not followed either, none is newer.
+    fn outdated(&self) -> Option<String> {
+        let failing = |kind| self.source.health().of(kind).failing;
+        if failing(Kind::Pods).is_some() {
+            return None;
+        }
+        let kinds = [Kind::NetworkPolicies, Kind::Namespaces];
+        let (kind, fault) = kinds.into_iter().find_map(|kind| Some((kind, failing(kind)?)))?;
+        let (kind, words) = (kind.resource(), fault.words);
+        Some(format!("weir-control cannot follow {kind} ({words}), and one may concern the pod"))
     }
 
     /// Kinds without which nobody knows what is to be enforced.
@@ -275,7 +291,8 @@ impl KubeAgent {
         let of_interfaces = self.core.cut_off();
         let of_interfaces = of_interfaces.iter().filter_map(of_pod).map(|notice| (notice, true));
         let of_all = of_objects.chain(of_addresses).map(|notice| (notice, false));
-        let notices: Vec<(Notice, bool)> = of_all.chain(of_interfaces).collect();
+        // First what nobody else can say: there is room for so many.
+        let notices: Vec<(Notice, bool)> = of_interfaces.chain(of_all).collect();
         if notices == self.noticed {
             return;
         }
@@ -324,6 +341,10 @@ impl KubeAgent {
         self.untold |= found != self.rivals;
         self.rivals = found;
         let report = self.source.health().report(Instant::now());
+        let outdated = self.outdated();
+        if self.core.hold(outdated) {
+            self.publish();
+        }
         let ledger = self.core.ledger();
         ledger.waiting(self.waiting());
         ledger.source(record(&report), &counts(&report));

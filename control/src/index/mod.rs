@@ -185,17 +185,26 @@ impl Index {
 
     /// The interface with a ticket is gone.
     pub fn detach(&mut self, ticket: u64) -> Changes {
-        let Some(word) = self.placements.detach(ticket, &self.pods) else {
+        self.take_word_back(ticket, true)
+    }
+
+    fn take_word_back(&mut self, ticket: u64, is_spent: bool) -> Changes {
+        let Some(word) = self.placements.detach(ticket, is_spent.then_some(&self.pods)) else {
             return Changes::default();
         };
         let concerned = self.concerned_by(&word);
         self.touch(concerned)
     }
 
-    /// Of all interfaces, those with these tickets are still there.
+    /// Of all interfaces, those with these tickets are still there. A dataplane that knows of none
+    /// where there were several has lost what it knew: then its pods are still there, and their
+    /// addresses are what the API server says.
     pub fn retain_words(&mut self, tickets: &BTreeSet<u64>) -> Changes {
-        let gone = self.placements.all_but(tickets).into_iter();
-        gone.fold(Changes::default(), |changes, ticket| changes.and(self.detach(ticket)))
+        let gone = self.placements.all_but(tickets);
+        let is_withdrawn = !tickets.is_empty() || gone.len() < 2;
+        let take_back =
+            |changes: Changes, ticket| changes.and(self.take_word_back(ticket, is_withdrawn));
+        gone.into_iter().fold(Changes::default(), take_back)
     }
 
     /// Which of the CNI plugin's words hold for the owners of [`Self::endpoints`].

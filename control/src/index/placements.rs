@@ -61,15 +61,17 @@ impl Placements {
         true
     }
 
-    /// An interface has gone; gives what was said of it.
+    /// An interface has gone; gives what was said of it. With the pods: its addresses are not its
+    /// pod's any more, whatever the pod's status says.
     pub(super) fn detach(
         &mut self,
         ticket: u64,
-        pods: &BTreeMap<ObjectKey, Arc<Pod>>,
+        pods: Option<&BTreeMap<ObjectKey, Arc<Pod>>>,
     ) -> Option<Attached> {
         let word = self.remove(ticket)?;
         let key = key_of(&word.pod);
-        if pods.get(&key).is_some_and(|pod| is_meant(word.pod.uid.as_deref(), pod)) {
+        let pod = pods.and_then(|pods| pods.get(&key));
+        if pod.is_some_and(|pod| is_meant(word.pod.uid.as_deref(), pod)) {
             let by_uid = self.spent.entry(key).or_default();
             by_uid.entry(word.pod.uid.clone()).or_default().extend(word.addresses.iter().copied());
         }

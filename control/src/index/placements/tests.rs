@@ -180,6 +180,20 @@ fn a_dataplane_that_starts_again_tells_what_still_stands() {
     assert_eq!((owner(&index, "10.0.1.1"), index.settlement().settled), (None, vec![2]));
 }
 
+/// Its pods are still there, and what the API server says of them is all that is known.
+#[test]
+fn a_dataplane_that_has_lost_its_records_withdraws_nothing() {
+    let mut index = Index::default();
+    for (ticket, name, address) in [(1, "one", A), (2, "two", B)] {
+        index.apply(Object::Pod(pod(name, "", Some(address))));
+        index.attach(word(ticket, name, "", &[address]));
+    }
+    index.retain_words(&BTreeSet::new());
+    let both = [A, B].map(|address| owner(&index, address));
+    assert_eq!(both, [Some("one".to_owned()), Some("two".to_owned())]);
+    assert_eq!(index.settlement(), Settlement::default());
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Attach(u8, u8, Vec<u8>),

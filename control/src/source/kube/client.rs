@@ -26,6 +26,7 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::ConfigExt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::sync::Notify;
 use tower::{BoxError, ServiceBuilder};
 use tracing::{debug, info, warn};
 
@@ -88,8 +89,7 @@ async fn found() -> Result<Config> {
 }
 
 async fn chosen(read: Kubeconfig, context: Option<String>) -> Result<Config> {
-    let clusters = read.clusters.iter().filter_map(|named| named.cluster.as_ref());
-    let has_proxy = clusters.into_iter().any(|cluster| cluster.proxy_url.is_some());
+    let has_proxy = has_proxy(&read, context.as_deref());
     let options = KubeConfigOptions { context, ..Default::default() };
     let mut config = Config::from_custom_kubeconfig(read, &options).await?;
     if config.proxy_url.is_some() && has_proxy {
@@ -99,6 +99,16 @@ async fn chosen(read: Kubeconfig, context: Option<String>) -> Result<Config> {
     // network, and not within it.
     config.proxy_url = None;
     Ok(config)
+}
+
+/// Whether the cluster of that context, or else of the current one, is behind a proxy.
+fn has_proxy(read: &Kubeconfig, context: Option<&str>) -> bool {
+    let chosen = context.or(read.current_context.as_deref());
+    let of_context = read.contexts.iter().filter(|named| Some(&*named.name) == chosen);
+    let named: Vec<&str> =
+        of_context.filter_map(|named| Some(&*named.context.as_ref()?.cluster)).collect();
+    let clusters = read.clusters.iter().filter(|cluster| named.contains(&&*cluster.name));
+    clusters.filter_map(|named| named.cluster.as_ref()).any(|cluster| cluster.proxy_url.is_some())
 }
 
 /// Puts the client together; nothing is sent yet, and a program that makes tokens is run.
@@ -129,6 +139,7 @@ pub struct Access {
     place: Place,
     server: String,
     state: Mutex<State>,
+    back: Notify,
 }
 
 struct State {
@@ -163,7 +174,7 @@ impl Access {
             in_vain: 0,
             said: None,
         };
-        Ok(Self { place, server, state: Mutex::new(state) })
+        Ok(Self { place, server, state: Mutex::new(state), back: Notify::new() })
     }
 
     /// The server's address when the process began.
@@ -175,6 +186,17 @@ impl Access {
     pub fn client(&self) -> (u64, Client) {
         let state = self.state();
         (state.number, state.client.clone())
+    }
+
+    /// Who could not be answered is answered again: those who wait for their next attempt need not
+    /// wait any longer.
+    pub fn is_back(&self) {
+        self.back.notify_waiters();
+    }
+
+    /// Waits until somebody who could not be answered is answered again.
+    pub async fn until_back(&self) {
+        self.back.notified().await;
     }
 
     /// A request of that client was answered as it should be.

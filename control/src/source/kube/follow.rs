@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use http_body_util::BodyExt;
 use tracing::{debug, info, warn};
 
+use super::backoff::FIRST;
 use super::book::{Name, Step};
 use super::client::Access;
 use super::health::Health;
@@ -42,6 +43,9 @@ pub(super) struct Follower {
     origin: Arc<str>,
     reflector: Reflector,
     began: Instant,
+    /// The last watch went on beyond its time: until one says something, that the next one has
+    /// begun is no sign of life.
+    is_mute: bool,
 }
 
 enum Outcome {
@@ -60,6 +64,8 @@ struct Heard {
     lines: u64,
     /// Objects among them.
     objects: u64,
+    /// Some line told of more than was known.
+    is_new: bool,
 }
 
 impl Follower {
@@ -71,7 +77,8 @@ impl Follower {
         origin: Arc<str>,
     ) -> Self {
         let reflector = Reflector::new(kind.page());
-        Self { kind, access, health, queue, origin, reflector, began: Instant::now() }
+        let began = Instant::now();
+        Self { kind, access, health, queue, origin, reflector, began, is_mute: false }
     }
 
     /// Follows until nobody takes the news any more.
@@ -115,7 +122,15 @@ impl Follower {
         }
         if !next.wait.is_zero() {
             debug!(kind, wait = ?next.wait, "waits");
-            tokio::time::sleep(next.wait).await;
+            // The kinds come back together, or what is known of one is older than of another for
+            // as long as their waits differ. A server that names a time is given it.
+            let together = matches!(end, End::Failed(None));
+            tokio::select! {
+                () = tokio::time::sleep(next.wait) => {}
+                () = self.access.until_back(), if together => {
+                    tokio::time::sleep(FIRST.mul_f64(chance()).min(next.wait)).await;
+                }
+            }
         }
         Ok(())
     }
@@ -124,6 +139,7 @@ impl Follower {
     fn contact(&self, events: u64) {
         if self.health.of(self.kind).failing.is_some() {
             info!(kind = self.kind.resource(), "is followed again");
+            self.access.is_back();
         }
         self.health.contact(self.kind, events);
     }
@@ -209,6 +225,7 @@ impl Follower {
                 // Cut or closed, in the middle of a line or not: what came whole counts.
                 Ok(None | Some(Err(_))) => {
                     let lasted = begin.elapsed();
+                    self.is_mute &= !lives;
                     return Ok(match lives || fruitful {
                         true => Outcome::Watched { lasted, fruitful },
                         false => Outcome::Fault(Fault::with(
@@ -219,11 +236,14 @@ impl Follower {
                 }
                 Err(_) if !lives => {
                     lives = true;
-                    self.contact(0);
+                    if !self.is_mute {
+                        self.contact(0);
+                    }
                     continue;
                 }
                 Err(_) => {
                     let words = "a watch went on beyond its time: is the server there?";
+                    self.is_mute = true;
                     return Ok(Outcome::Fault(Fault::unreachable(words)));
                 }
             };
@@ -231,7 +251,9 @@ impl Follower {
             let read = lines.push(&bytes, |line| self.line(line, &mut news, &mut heard));
             self.send(news, at).await?;
             if heard.lines > 0 {
-                (lives, fruitful) = (true, true);
+                lives = true;
+                fruitful |= heard.is_new || heard.objects > 0;
+                self.is_mute = false;
                 self.contact(heard.objects);
             }
             if let Err(fault) = read {
@@ -248,7 +270,9 @@ impl Follower {
             Event::Gone(object) => (object, true),
             Event::Bookmark(version) => {
                 heard.lines += 1;
-                self.reflector.bookmark(&version);
+                // A server that says at each watch no more than where it began is not asked
+                // again without a pause.
+                heard.is_new |= self.reflector.bookmark(&version);
                 return Ok(());
             }
             Event::Error(status) => return Err(Fault::in_stream(&status)),

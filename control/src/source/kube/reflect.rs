@@ -163,8 +163,8 @@ impl Reflector {
         }
     }
 
-    /// The watch has come to a version.
-    pub fn bookmark(&mut self, version: &str) {
+    /// The watch has come to a version; whether that is further than before.
+    pub fn bookmark(&mut self, version: &str) -> bool {
         self.unreadable = 0;
         if let State::Watching(at) = &mut self.state {
             // A late event does not take the watch back.
@@ -174,8 +174,10 @@ impl Reflector {
             };
             if !is_older {
                 version.clone_into(at);
+                return true;
             }
         }
+        false
     }
 
     /// A request ended at `now` (time since any fixed moment).
