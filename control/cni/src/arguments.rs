@@ -38,8 +38,8 @@ usage: weir-cni install [--watch] [OPTION VALUE]...
   --bin-dir DIR       plugins                       (default /opt/cni/bin)
   --socket PATH       the dataplane's socket        (default /run/weir/cni.sock)
   --timeout-ms N      how long a pod waits until its policy is in force (default 10000)
-  --on-failure WHAT   no dataplane serves, or it has no policies yet: closed (default), pods
-                      do not start | open: they start, unjudged until it finds them
+  --on-failure WHAT   no dataplane serves: closed (default), pods do not start | open: they
+                      start, unjudged until it finds them
   --on-timeout WHAT   the wait is over: fail (default, unless --on-failure open) |
                       quarantine: the pod starts, cut off from all but its node until its
                       policy is in force

@@ -35,7 +35,8 @@ pub enum OnTimeout {
     Quarantine,
 }
 
-/// What an ADD does when the dataplane is absent, or has no policies yet.
+/// What an ADD does when the dataplane is absent. One that is there without policies yet is waited
+/// for like any other ([`OnTimeout`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnFailure {
     /// It fails: no pod starts that nobody watches.

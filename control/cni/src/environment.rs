@@ -111,6 +111,10 @@ fn pod_of(arguments: &str) -> Result<Option<PodRef>, Failure> {
             "K8S_POD_UID" => &mut uid,
             _ => continue,
         };
+        // Of a pod without one some runtimes say an empty UID.
+        if key == "K8S_POD_UID" && value.is_empty() {
+            continue;
+        }
         if !is_object_name(value) {
             let problem = format!("has {key}={value:?}, which is no name of an object");
             return Err(wrong("CNI_ARGS", &problem));
@@ -190,6 +194,8 @@ mod tests {
         assert_eq!(environment.container, "0a1b");
         assert_eq!(environment.netns, Some("/run/netns/x".into()));
         assert_eq!(read(&ADD).unwrap().pod, None);
+        let arguments = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=";
+        assert_eq!(read(&with("CNI_ARGS", arguments)).unwrap().pod.unwrap().uid, None);
     }
 
     #[test]
