@@ -71,8 +71,12 @@ pub fn save<B: AsRef<[u8]>, W: Words>(
     classifier: &Classifier<B, W>,
 ) -> Result<(), SavedError> {
     let addresses = classifier.addresses().snapshot()?;
-    write(&run_dir.join(ADDRESS_FILE), &addresses)?;
-    write(&run_dir.join(TABLE_FILE), classifier.table().as_bytes())
+    let addresses = write(run_dir.join(ADDRESS_FILE), &addresses)?;
+    let table = write(run_dir.join(TABLE_FILE), classifier.table().as_bytes())?;
+    // Both are written: a daemon that is killed leaves halves of two pairs only if it is killed
+    // between these two calls.
+    addresses.replace()?;
+    table.replace()
 }
 
 /// Loads the generation saved in `run_dir`; `None` if there is none.
@@ -114,19 +118,31 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, SavedError> {
     }
 }
 
-/// Replaces a file as a whole.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), SavedError> {
+/// A file that is written and takes the place of another by [`Written::replace`].
+struct Written {
+    new: PathBuf,
+    path: PathBuf,
+}
+
+/// Writes what is to be at `path` beside it.
+fn write(path: PathBuf, bytes: &[u8]) -> Result<Written, SavedError> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
-    let failed = |path: &Path, step| {
-        let path = path.to_owned();
-        move |source| SavedError::File { path, step, source }
-    };
     let mut options = fs::OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(&new);
-    file.and_then(|mut file| file.write_all(bytes)).map_err(failed(&new, "write"))?;
-    fs::rename(&new, path).map_err(failed(path, "replace"))
+    match file.and_then(|mut file| file.write_all(bytes)) {
+        Ok(()) => Ok(Written { new, path }),
+        Err(source) => Err(SavedError::File { path: new, step: "write", source }),
+    }
+}
+
+impl Written {
+    /// Replaces the file as a whole.
+    fn replace(self) -> Result<(), SavedError> {
+        let Self { new, path } = self;
+        fs::rename(&new, &path).map_err(|source| SavedError::File { path, step: "replace", source })
+    }
 }
 
 #[cfg(test)]
@@ -198,6 +214,17 @@ mod tests {
         save(directory.path(), &classifier(2)).unwrap();
         fs::write(directory.path().join(TABLE_FILE), table).unwrap();
         assert!(matches!(load(directory.path()), Err(SavedError::Mismatch(_))));
+    }
+
+    #[test]
+    fn what_cannot_be_saved_as_a_whole_leaves_the_pair_of_before() {
+        let directory = TempDir::new().unwrap();
+        save(directory.path(), &classifier(1)).unwrap();
+        fs::create_dir(directory.path().join(format!("{TABLE_FILE}.new"))).unwrap();
+        let error = save(directory.path(), &classifier(2)).unwrap_err();
+        assert!(matches!(error, SavedError::File { step: "write", .. }), "{error}");
+        let kept = load(directory.path()).unwrap().unwrap();
+        assert_eq!(kept.generation(), 1);
     }
 
     #[test]

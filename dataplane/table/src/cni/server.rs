@@ -34,6 +34,8 @@ pub const MAX_CONNECTIONS: usize = 256;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait that a client can ask for: beyond that nobody waits any more.
 const MAX_WAIT: Duration = Duration::from_secs(600);
+/// After a connection could not be accepted for want of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 256;
 const SOCKET_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -143,8 +145,8 @@ impl Server {
     /// that the caller has to know.
     ///
     /// # Errors
-    /// When the listening socket itself fails, or the process is short of descriptors or
-    /// memory. A client that misbehaves is no error.
+    /// When the listening socket itself fails. A client that misbehaves is no error, nor is a
+    /// want of descriptors: who connects waits.
     pub fn poll(
         &mut self,
         wake: Option<BorrowedFd<'_>>,
@@ -200,6 +202,11 @@ impl Server {
             Ok(socket) => socket,
             // It went away again, or a signal came.
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
+            // It stays in the backlog. What is open already goes on, and makes room.
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                std::thread::sleep(PAUSE);
+                return Ok(None);
+            }
             Err(error) => return Err(error.into()),
         };
         let connection = match Connection::new(socket) {

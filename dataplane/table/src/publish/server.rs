@@ -311,6 +311,11 @@ impl Listener {
             Ok(socket) => socket,
             // It went away again, or a signal came.
             Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(None),
+            // It stays in the backlog until there are descriptors or memory for it.
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                std::thread::sleep(Duration::from_millis(10));
+                return Ok(None);
+            }
             Err(error) => return Err(io::Error::from(error).into()),
         };
         let connection = match Connection::new(socket) {
