@@ -42,6 +42,8 @@ const LATER: Duration = Duration::from_secs(1);
 /// How long the pods' limit of flows stands: what all of them can enter meanwhile is little
 /// beside what a limit leaves.
 const SHARE_OUT: Duration = Duration::from_millis(100);
+/// How often a look that fails is repeated: the kernel may be short of memory for a while.
+const TRIES: u32 = 30;
 /// A look without any event: the backstop against a missed one.
 const SELDOM: Duration = Duration::from_secs(30);
 
@@ -60,6 +62,7 @@ pub async fn watch_pods(mut discovery: Discovery, pods: Arc<Mutex<Pods>>) -> Res
     tokio::spawn(connection);
     let mut pause = SOON;
     let mut next = Instant::now();
+    let mut failed = 0;
     loop {
         let wait = if lock(&pods).incomplete() { pause } else { SELDOM };
         tokio::select! {
@@ -74,8 +77,19 @@ pub async fn watch_pods(mut discovery: Discovery, pods: Arc<Mutex<Pods>>) -> Res
         }
         let begin = Instant::now();
         let complete = lock(&pods).complete_namespaces();
-        let scan = discovery.scan(&complete).await?;
-        lock(&pods).apply(scan)?;
+        match discovery.scan(&complete).await {
+            Ok(scan) => {
+                failed = 0;
+                lock(&pods).apply(scan)?;
+            }
+            // What is enforced goes on; who comes has no interface here yet, and is dropped.
+            Err(error) if failed < TRIES => {
+                failed += 1;
+                tracing::error!(%error, failed, "cannot look at the node's interfaces; trying again");
+                tokio::time::sleep(LATER).await;
+            }
+            Err(error) => return Err(error).context("cannot look at the node's interfaces"),
+        }
         next = Instant::now() + (begin.elapsed() * 4).min(APART);
     }
 }

@@ -128,15 +128,12 @@ impl Plugins {
 
     /// Deals with requests: first what frees addresses, then what takes them.
     fn take(&mut self, requests: Vec<(Instant, Box<Incoming>)>) {
-        let (mut adds, mut checks) = (Vec::new(), Vec::new());
+        let (mut adds, mut checks, mut dels) = (Vec::new(), Vec::new(), Vec::new());
         for (since, incoming) in requests {
             match &incoming.request {
                 Request::Add(_) => adds.push((since, incoming)),
                 Request::Check(_) => checks.push((since, incoming)),
-                Request::Del { id } => {
-                    let removed = lock(&self.pods).withdraw(id);
-                    self.server.answer(incoming.id, &Answer::Done { removed });
-                }
+                Request::Del { id } => dels.push((incoming.id, id.clone())),
                 Request::Gc { network, valid, .. } => {
                     let removed = lock(&self.pods).keep_only(network, valid);
                     self.server.answer(incoming.id, &Answer::Done { removed });
@@ -145,6 +142,12 @@ impl Plugins {
                     let answer = self.readiness();
                     self.server.answer(incoming.id, &answer);
                 }
+            }
+        }
+        if !dels.is_empty() {
+            let removed = lock(&self.pods).withdraw(dels.iter().map(|(_, id)| id));
+            for ((request, _), removed) in dels.into_iter().zip(removed) {
+                self.server.answer(request, &Answer::Done { removed });
             }
         }
         if adds.is_empty() && checks.is_empty() {

@@ -57,6 +57,20 @@ pub struct LinkAddress {
     pub global: bool,
 }
 
+/// Whether there is a device of that index in the calling thread's namespace. If in doubt there is.
+///
+/// A dump of many devices comes in pieces, and kernels before 6.9 may leave one out when another is
+/// removed between two of them. So what a dump lacks is asked for by itself before it counts as gone.
+pub fn has_device(index: u32) -> bool {
+    use rustix::io::Errno;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+    let flags = SocketFlags::CLOEXEC;
+    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None) else {
+        return true;
+    };
+    !matches!(netdevice::index_to_name_inlined(&socket, index), Err(Errno::NODEV | Errno::NXIO))
+}
+
 /// An rtnetlink connection in the namespace in which it was opened.
 pub struct Netlink {
     handle: Handle,

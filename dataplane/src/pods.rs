@@ -42,6 +42,7 @@ use weir_table::publish::NotEnforced;
 use crate::claims::{Claims, Holder, Said, Standing};
 use crate::discover::{Binding, Scan};
 use crate::endpoints::{Endpoint, EndpointsBuilder};
+use crate::netlink::has_device;
 use crate::node::{Node, WorkerHangs};
 use crate::placements::Bells;
 use crate::steer::abi::Config;
@@ -168,6 +169,7 @@ impl Pods {
         let later = |since: Option<Instant>| since.is_some_and(|since| since >= scan.began);
         let fresh = self.words.iter().filter(|(_, word)| later(word.since)).map(|(i, _)| i);
         scan.devices.extend(fresh.collect::<Vec<_>>());
+        self.confirm(&mut scan.devices);
         for ifindex in self.attached.extract_if(|i| !scan.devices.contains(i)) {
             self.steering.forget(ifindex);
         }
@@ -198,6 +200,14 @@ impl Pods {
         self.write_records();
         self.renew_troubles();
         Ok(())
+    }
+
+    /// Adds devices of which something stands here, and that are there although a dump lacks them:
+    /// to take one for gone detaches its hooks and forgets whose it is.
+    fn confirm(&self, devices: &mut HashSet<u32>) {
+        let known = self.attached.iter().copied().chain(self.words.iter().map(|(i, _)| i));
+        let lacking: HashSet<u32> = known.filter(|i| !devices.contains(i)).collect();
+        devices.extend(lacking.into_iter().filter(|i| has_device(*i)));
     }
 
     fn tell_of_changes(&self, scan: &Scan) {
@@ -280,15 +290,16 @@ impl Pods {
     /// # Errors
     /// When a worker hangs.
     pub fn ask_again(&mut self) -> Result<(), WorkerHangs> {
-        if self.asked_at != self.node.said_at() {
-            self.weigh_claims()?;
+        // In a large cluster most of what changes concerns no pod of this node.
+        if self.asked_at != self.node.said_at() && self.weigh_claims()? {
             self.write_records();
             self.renew_troubles();
         }
         Ok(())
     }
 
-    fn weigh_claims(&mut self) -> Result<(), WorkerHangs> {
+    /// Weighs all claims anew, and tells workers and hooks if that changes anything; whether it does.
+    fn weigh_claims(&mut self) -> Result<bool, WorkerHangs> {
         let asked_at = self.node.said_at();
         let unsettled = Cell::new(false);
         let said = |address: IpAddr| {
@@ -318,7 +329,7 @@ impl Pods {
         }
         // An address that was being changed is asked for again.
         self.asked_at = asked_at.filter(|_| !unsettled.get());
-        Ok(())
+        Ok(is_new)
     }
 
     fn tell_workers(&mut self) -> Result<(), WorkerHangs> {

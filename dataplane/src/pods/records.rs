@@ -84,12 +84,24 @@ pub(super) struct Before {
 }
 
 /// What was whose when the last daemon wrote its endpoints; nothing, if there is no such file
-/// or it is not readable.
+/// or, which is said, it is not readable.
 pub(super) fn before(run_dir: &Path, required: bool) -> Before {
     // Above every ticket of this boot: tickets are given far more seldom than once a microsecond.
     let floor = clock::monotonic_ns() / 1000;
-    let json = std::fs::read(run_dir.join(state::ENDPOINTS)).unwrap_or_default();
-    let Ok(records) = serde_json::from_slice::<Vec<Kept>>(&json) else {
+    let path = run_dir.join(state::ENDPOINTS);
+    let read = match std::fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => Some(Err(error.to_string())),
+        Ok(json) => Some(serde_json::from_slice::<Vec<Kept>>(&json).map_err(|e| e.to_string())),
+    };
+    if let Some(Err(error)) = &read {
+        tracing::error!(
+            path = %path.display(), error,
+            "what an earlier daemon has left cannot be read: pods that the CNI plugin has told of \
+             are known by their looks alone; make pods anew that are cut off"
+        );
+    }
+    let Some(Ok(records)) = read else {
         let (claims, words) = (Claims::new(required), Words::resumed([], floor));
         return Before { claims, words, bindings: Vec::new() };
     };

@@ -43,7 +43,8 @@ impl Pods {
     /// Takes interfaces in that the CNI plugin has made: hooks on, and held until control settles
     /// them. `node` was looked at after they were said.
     pub fn admit(&mut self, arrivals: Vec<Arrival>, node: &NodeSide) -> Vec<Admission> {
-        let devices = node.devices();
+        let mut devices = node.devices();
+        self.confirm(&mut devices);
         self.forget_words_of_others(&devices);
         let now = Instant::now();
         let mut admissions = Vec::with_capacity(arrivals.len());
@@ -110,10 +111,13 @@ impl Pods {
         })
     }
 
-    /// Withdraws what was said of an attachment. Its addresses are nobody's from here on.
-    pub fn withdraw(&mut self, id: &AttachmentId) -> u32 {
-        let over = self.words.withdraw(id);
-        self.after_withdrawal(over.into_iter().collect())
+    /// Withdraws what was said of attachments; how many were known, for each. Their addresses are
+    /// nobody's from here on.
+    pub fn withdraw<'a>(&mut self, ids: impl IntoIterator<Item = &'a AttachmentId>) -> Vec<u32> {
+        let withdrawn: Vec<_> = ids.into_iter().map(|id| self.words.withdraw(id)).collect();
+        let removed = withdrawn.iter().map(|word| u32::from(word.is_some())).collect();
+        self.after_withdrawal(withdrawn.into_iter().flatten().collect());
+        removed
     }
 
     /// Withdraws what was said of all attachments of a network but these.
