@@ -57,9 +57,10 @@ fn life(lab: &Lab, kubelet: &Kubelet<'_>, web: &Receiver, number: u64) -> Result
     }
     kubelet.report(&sandbox);
     thread::sleep(LIVES / 2);
+    // Whoever is in it speaks and listens until its interface is gone.
+    end(kubelet, sandbox);
     sender.end();
     inside.end();
-    end(kubelet, sandbox);
     if !is_free {
         let (left, entered) = (web.since(number, added), inside.since(CURL, added));
         if (left, entered) == ([0; 2], [0; 2]) {
