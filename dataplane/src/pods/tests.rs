@@ -120,3 +120,11 @@ fn words_survive_a_restart() {
     }
     assert!(before(tempfile::tempdir().unwrap().path(), false).words.last() > 0, "a floor");
 }
+
+/// What a dump of devices lacks counts as gone only if it is not there when it is asked for.
+#[test]
+fn a_device_is_gone_only_if_the_kernel_does_not_know_it() {
+    // The loopback device is the first of each namespace (`LOOPBACK_IFINDEX` of the kernel).
+    assert!(has_device(1));
+    assert!(!has_device(0x7fff_fff0));
+}
