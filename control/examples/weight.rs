@@ -117,7 +117,7 @@ fn times(path: &PathBuf, rounds: usize) -> Result<()> {
     let loaded = load("objects", &text)?;
     drop(text);
     let index = Index::of(loaded.objects);
-    let compiled = compile(&index);
+    let mut compiled = compile(&index);
     println!(
         "{} pods, {} policies, {} classes, {} programs",
         index.pods().len(),

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 
 use crate::index::{Index, Owner};
 use crate::model::{
-    Direction, LabelSelector, Labels, NetworkPolicy, ObjectKey, Operator, Peer, Pod, PortMatch,
-    PortRule, Protocol, Rule,
+    Direction, LabelSelector, Labels, NetworkPolicy, ObjectKey, Operator, Peer, Phase, Pod,
+    PortMatch, PortRule, Protocol, Rule, Service, ServicePort, ServiceType, TargetPort,
+    TrafficPolicy,
 };
 
 /// What is sent.
@@ -202,4 +203,130 @@ fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
             Operator::DoesNotExist => value.is_none(),
         }
     })
+}
+
+/// One backend of a Service, seen from a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// Its address.
+    pub address: IpAddr,
+    /// The port at which it takes the connection.
+    pub port: u16,
+    /// Whether it is on that node for certain.
+    pub is_here: bool,
+    /// What the source's egress says of it.
+    pub egress: Side,
+}
+
+/// The backends of whatever Service offers an address and port to pods of a node, each judged by a
+/// source's egress; `None` if no Service does. The unspecified address stands for those of the
+/// node.
+///
+/// "A Service ... [is] an abstract way to expose an application running on a set of Pods"; policies
+/// act on these Pods.
+pub fn backends(
+    index: &Index,
+    node: Option<&str>,
+    source: IpAddr,
+    (address, protocol, port): (IpAddr, Protocol, u16),
+) -> Option<Vec<Backend>> {
+    let endpoints = index.endpoints();
+    let mut found: Option<Vec<Backend>> = None;
+    for service in index.services() {
+        if service.headless || service.kind == ServiceType::ExternalName {
+            continue;
+        }
+        for offered in service.ports.iter().filter(|offered| offered.protocol == protocol) {
+            let own = service.cluster_ips.contains(&address) && offered.port == port;
+            let outer = service.outer_ips.contains(&address) && offered.port == port;
+            let has_family = service.cluster_ips.iter().any(|ip| ip.is_ipv4() == address.is_ipv4());
+            let of_nodes =
+                address.is_unspecified() && has_family && offered.node_port == Some(port);
+            if !own && !outer && !of_nodes {
+                continue;
+            }
+            // "Local" means that "traffic is routed only to endpoints on the same node".
+            let all = outer || of_nodes || service.internal_traffic == TrafficPolicy::Cluster;
+            let found = found.get_or_insert_default();
+            for (backend, number, on) in members(index, service, offered) {
+                let is_elsewhere = node.is_some() && on.is_some() && node != on.as_deref();
+                if backend.is_ipv4() != address.is_ipv4() || (is_elsewhere && !all) {
+                    continue;
+                }
+                let owner = endpoints.get(&backend).copied();
+                let from = endpoints.get(&source).copied();
+                let traffic = Traffic::Port(protocol, number);
+                let egress = side(index, Direction::Egress, from, (backend, owner), owner, traffic);
+                let is_here = node.is_some() && node == on.as_deref();
+                found.push(Backend { address: backend, port: number, is_here, egress });
+            }
+        }
+    }
+    found
+}
+
+/// Address, port and node of everything behind one port of a Service: of its slices, or, if it has
+/// none, of the pods that it selects. Whether it is ready does not matter: what is connected to it
+/// stays so. What a slice says of a pod counts if that pod has the address.
+fn members(
+    index: &Index,
+    service: &Service,
+    offered: &ServicePort,
+) -> Vec<(IpAddr, u16, Option<String>)> {
+    let mut slices = index.endpoint_slices().filter(|slice| {
+        slice.key.namespace == service.key.namespace
+            && slice.service.as_deref() == Some(&service.key.name)
+    });
+    let mut members = Vec::new();
+    if let Some(first) = slices.next() {
+        for slice in std::iter::once(first).chain(slices) {
+            let named = |p: &&crate::model::SlicePort| {
+                p.name == offered.name && p.protocol == offered.protocol
+            };
+            let Some(port) = slice.ports.iter().find(named) else { continue };
+            for endpoint in &slice.endpoints {
+                let Some(address) = endpoint.addresses.first() else { continue };
+                let named = endpoint.pod.as_ref();
+                let is_there = match index.endpoints().get(address) {
+                    _ if named.is_none() => true,
+                    Some(Owner::Pod(pod)) => named == Some(&pod.key),
+                    Some(Owner::Isolated(_)) => true,
+                    None => index.pods().any(|pod| {
+                        pod.host_network
+                            && pod.phase == Phase::Live
+                            && named == Some(&pod.key)
+                            && pod.addresses.contains(address)
+                    }),
+                };
+                if is_there {
+                    let number = port.port.unwrap_or(offered.port);
+                    members.push((*address, number, endpoint.node.clone()));
+                }
+            }
+        }
+        return members;
+    }
+    let selects = |pod: &&Pod| {
+        pod.key.namespace == service.key.namespace
+            && !service.selector.is_empty()
+            && service.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+            && pod.phase == Phase::Live
+    };
+    for pod in index.pods().filter(selects) {
+        let declared = |name: &str| {
+            let mut ports = pod.ports.iter().filter(|p| p.protocol == offered.protocol);
+            ports.find(|p| p.name.as_deref() == Some(name)).map(|p| p.port)
+        };
+        let number = match &offered.target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => declared(name),
+        };
+        for v4 in [true, false] {
+            let address = pod.addresses.iter().find(|address| address.is_ipv4() == v4);
+            if let (Some(address), Some(number)) = (address, number) {
+                members.push((*address, number, pod.node.as_deref().map(str::to_owned)));
+            }
+        }
+    }
+    members
 }

@@ -70,6 +70,62 @@ fn pods_come_and_go_without_a_generation() {
     control.stop(Signal::INT);
 }
 
+/// From the moment on in which a policy restricts egress, and then by the kinds of their backends.
+#[test]
+fn services_count_once_a_policy_restricts_egress() {
+    const NOTHING: Duration = Duration::from_millis(300);
+    let service = |endpoints: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{namespace: shop, name: web}}\nspec: \
+             {{clusterIP: 10.96.0.1, ports: [{{port: 80}}]}}\n---\napiVersion: \
+             discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{namespace: shop, name: web-1, \
+             labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\nports: [{{port: \
+             80}}]\nendpoints: [{endpoints}]\n"
+        )
+    };
+    let web = "{addresses: [10.0.0.1], nodeName: n1}";
+    let world = World::new();
+    world.write("pods.yaml", &format!("{PODS}---\n{MORE}"));
+    world.write("service.yaml", &service(""));
+    let mut dataplane = Dataplane::start(&world.run, 0);
+    let control = world.control_with(&["--node", "n1"]);
+    assert_eq!(dataplane.next(), 1);
+    assert!(dataplane.allows("10.0.0.2", "10.96.0.1"), "nobody restricts anything");
+    world.write("service.yaml", &service(web));
+    assert_eq!(dataplane.poll(NOTHING), None, "nobody asks for it");
+    world.write(
+        "egress.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: \
+         out}\nspec: {podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: \
+         [{to: [{podSelector: {matchLabels: {app: web}}}]}]}\n",
+    );
+    assert_eq!(dataplane.next(), 2);
+    assert!(dataplane.allows("10.0.0.2", "10.96.0.1"));
+    assert!(!dataplane.allows("10.0.0.2", "10.96.0.2"));
+    // One of another kind, on another node: which of them a connection gets nobody here sees.
+    let other = "{addresses: [10.0.0.3], nodeName: n2}";
+    world.write("service.yaml", &service(&format!("{web}, {other}")));
+    assert_eq!(dataplane.next(), 3);
+    assert!(!dataplane.allows("10.0.0.2", "10.96.0.1"));
+    // On this one its own hook does.
+    world.write("service.yaml", &service(&format!("{web}, {}", other.replace("n2", "n1"))));
+    assert_eq!(dataplane.next(), 4);
+    assert!(dataplane.allows("10.0.0.2", "10.96.0.1"));
+    // More of a kind; none that is ready; one that is not there any more.
+    let unready = "{addresses: [10.0.0.1], nodeName: n1, conditions: {ready: false}}";
+    let gone = "{addresses: [10.0.0.9], nodeName: n2, targetRef: {kind: Pod, name: gone}}";
+    world.write(
+        "service.yaml",
+        &service(&format!("{unready}, {unready}, {}, {gone}", other.replace("n2", "n1"))),
+    );
+    assert_eq!(dataplane.poll(NOTHING), None, "the same kinds");
+    world.write("service.yaml", &service(""));
+    assert_eq!(dataplane.next(), 5);
+    assert!(!dataplane.allows("10.0.0.2", "10.96.0.1"), "there is none");
+    assert!(dataplane.announced.is_empty());
+    control.stop(Signal::TERM);
+}
+
 #[test]
 fn a_change_in_place_that_is_not_acknowledged_becomes_a_generation() {
     for (on_change, words) in [

@@ -93,7 +93,7 @@ proptest! {
     ) {
         let keep = before.iter().filter(|object| !matches!(object, Object::Pod(_))).cloned();
         let after = Index::of(keep.chain(pods.into_iter().map(Object::Pod)));
-        let compiled = compile(&Index::of(before));
+        let mut compiled = compile(&Index::of(before));
         if let Some(addresses) = compiled.classes.reclassify(&after) {
             let fresh = Offline::of(after).unwrap();
             let old = with_addresses(&compiled, &addresses);
@@ -116,7 +116,7 @@ proptest! {
         let others = before.iter().filter(|object| !matches!(object, Object::Pod(_))).cloned();
         let after: Vec<Object> = others.chain(pods.into_iter().map(Object::Pod)).collect();
         let mut index = Index::of(before);
-        let compiled = compile(&index);
+        let mut compiled = compile(&index);
         index.take_touched();
         index.sync(&after);
         let Touched::These(touched) = index.take_touched() else { panic!("so few are named") };

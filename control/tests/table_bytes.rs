@@ -20,7 +20,7 @@ use weir_table::policy::{ClassId, DecodeError, PolicyTable, ProgramId, RuleId, e
 /// Layout of the header, from the format's text: the hash, and where the sections begin.
 const AT_HASH: usize = 32;
 const AT_DIRECTORY: usize = 48;
-const SECTIONS: usize = 14;
+const SECTIONS: usize = 16;
 
 /// A cluster whose table has content in every section: several policies and rules, ipBlocks of both
 /// families, named ports, spans of all three protocols, rows of several verdicts.
@@ -66,6 +66,29 @@ spec:
   - to: [{podSelector: {}}]
     ports: [{port: http}]
   - to: [{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: web}
+spec:
+  type: NodePort
+  clusterIPs: [10.96.0.1, "fd96::1"]
+  selector: {app: web}
+  ports: [{name: a, port: 80, targetPort: http, nodePort: 30080}, {name: b, port: 81, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {namespace: shop, name: dns}
+spec:
+  clusterIP: 10.96.0.2
+  ports: [{name: udp, port: 53, protocol: UDP}, {name: sctp, port: 53, protocol: SCTP}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {namespace: shop, name: dns-1, labels: {kubernetes.io/service-name: dns}}
+addressType: IPv4
+ports: [{name: udp, port: 5353, protocol: UDP}]
+endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.3]}, {addresses: [192.0.2.1]}]
 "#;
 
 fn table() -> (Vec<u8>, Vec<Address>) {
@@ -111,6 +134,10 @@ fn says(table: &PolicyTable<Vec<u8>>, addresses: &[Address], starts: &[Address])
     );
     for address in addresses.iter().chain(starts) {
         all.push(format!("{address}: {:?}", table.class_of_prefix(*address)));
+    }
+    for (address, protocol, port, service) in table.services() {
+        let kinds: Vec<String> = table.backends(service).map(|b| format!("{b:?}")).collect();
+        all.push(format!("{address} {protocol} {port}: {kinds:?}"));
     }
     let classes = table.classes() as u32;
     all.extend((0..classes).map(|class| format!("{:?}", table.programs(ClassId(class)))));
@@ -237,7 +264,7 @@ fn moved_starts(good: &[u8], bad: &[u8], sections: &[(usize, usize)]) -> Vec<Add
 fn padding_must_be_zero() {
     let (good, _) = table();
     let sections = sections(&good);
-    const ELEMENT: [usize; SECTIONS] = [12, 12, 1, 8, 4, 4, 16, 4, 40, 8, 4, 16, 4, 4];
+    const ELEMENT: [usize; SECTIONS] = [12, 12, 1, 8, 4, 4, 16, 4, 40, 8, 4, 16, 4, 4, 28, 8];
     let mut padding = 0;
     for (i, (offset, count)) in sections.iter().enumerate() {
         let end = offset + count * ELEMENT[i];

@@ -76,6 +76,16 @@ struct {
 	__type(value, __u32);
 } weir_node_addrs SEC(".maps");
 
+/* Which ports of the node's own addresses are Services': what a pod sends there is not the
+ * node's. Port 0 of TCP, which is nobody's, says whether there are any. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, WEIR_NODE_PORT_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} weir_node_ports SEC(".maps");
+
 /* The pods' hardware addresses, by device. An array: it costs the fast path 2 ns, a
  * hash map 28. */
 struct mac_set {

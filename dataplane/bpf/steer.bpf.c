@@ -112,11 +112,58 @@ static __always_inline int stays_on_link(const struct address *dst)
 	       bpf_map_lookup_elem(&weir_pod_addrs, &any) != 0;
 }
 
+static __always_inline int is_set_node_port(__u32 protocol, __u32 port)
+{
+	__u32 place = protocol * WEIR_NODE_PORT_STRIDE + (port >> 6);
+	__u64 *word = bpf_map_lookup_elem(&weir_node_ports, &place);
+
+	return word && (*word >> (port & 63) & 1);
+}
+
+/*
+ * Whether what a pod sends to an address of the node is, or may be, for a Service behind one of
+ * its ports: then a worker judges it, who knows fragments and extension headers, and lets pass
+ * what is the node's after all. A global function: see steer_undecided().
+ */
+__noinline int is_for_node_port(struct __sk_buff *skb)
+{
+	__u32 l4 = ETH_HLEN + 40, protocol;
+	__u8 header[10];
+	__be16 port;
+
+	if (!is_set_node_port(0, 0))
+		return 0;
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, header, sizeof(header)))
+		return 1;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		/* All fragments of a packet go one way. */
+		if ((header[6] & 0x3f) || header[7])
+			return 1;
+		l4 = ETH_HLEN + (header[0] & 15) * 4;
+		protocol = header[9];
+	} else if (is_extension(header[6])) {
+		return 1;
+	} else {
+		protocol = header[6];
+	}
+	if (protocol == IPPROTO_TCP)
+		protocol = 0;
+	else if (protocol == IPPROTO_UDP)
+		protocol = 1;
+	else if (protocol == IPPROTO_SCTP)
+		protocol = 2;
+	else
+		return 0;
+	return bpf_skb_load_bytes(skb, l4 + 2, &port, sizeof(port)) ||
+	       is_set_node_port(protocol, bpf_ntohs(port));
+}
+
 /* Between the node and its own pod. "The node" is what was generated here, without an
  * ingress interface, under an address of the node's: neither alone proves it. (IPv6
  * fragments that the node forwards may have lost their interface, and masquerading gives
  * them its address; but only its own have a socket.) What is for another pod is here by
- * mistake, or because somebody wants it. */
+ * mistake, or because somebody wants it; and a Service behind a port of the node is not the
+ * node. */
 static __always_inline int is_node_traffic(struct __sk_buff *skb, const struct packet *p,
 					   __u8 direction)
 {
@@ -124,7 +171,8 @@ static __always_inline int is_node_traffic(struct __sk_buff *skb, const struct p
 		return !skb->ingress_ifindex && is_node_address(&p->src) &&
 		       (!p->is_extended || skb->sk) &&
 		       (is_group(&p->dst) || is_link_local6(&p->dst) || is_own(skb, &p->dst));
-	return is_node_address(&p->dst) && (is_own(skb, &p->src) || is_link_local6(&p->src));
+	return is_node_address(&p->dst) && (is_own(skb, &p->src) || is_link_local6(&p->src)) &&
+	       !is_for_node_port(skb);
 }
 
 /* The packet is back from user space: says so in its flow's entry. */

@@ -15,7 +15,7 @@
 
 /* Raised whenever anything in this file changes its layout or meaning. A
  * daemon never adopts pinned maps that carry another number. */
-#define WEIR_ABI_VERSION 6
+#define WEIR_ABI_VERSION 7
 
 /* Most workers (queues of the punt pair) that a node can have. */
 #define WEIR_MAX_WORKERS 64
@@ -141,6 +141,11 @@ struct weir_shim {
 /* Entries of the verdict cache, powers of two. */
 #define WEIR_VERDICTS4 32768
 #define WEIR_VERDICTS6 8192
+
+/* Words of weir_node_ports: a bit for each port of TCP, of UDP and of SCTP, in this order. */
+#define WEIR_NODE_PORT_WORDS 3072
+/* Words of one protocol. */
+#define WEIR_NODE_PORT_STRIDE 1024
 
 /* How many dropped packets are told one by one, for each reason and CPU (drops.h), or
  * worker (table/src/drops): so many a tick (194 a second), after a reserve. */

@@ -185,7 +185,9 @@ impl Daemon {
             stamps: Arc::clone(&stamps),
             verdicts: settings.offload.then(|| Arc::new(verdicts)),
         };
-        let node = Arc::new(Node::new(settings.workers as usize, counters, flows, stamps));
+        let node = Node::new(settings.workers as usize, counters, flows, stamps)
+            .telling_node_ports_to(steering.node_ports()?);
+        let node = Arc::new(node);
         let stop = Arc::new(AtomicBool::new(false));
         let queues: Vec<_> = (0..settings.workers).map(|_| drops::queue()).collect();
         let worker = |id: u32| -> Result<(Worker, Pipeline)> {

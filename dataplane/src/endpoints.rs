@@ -9,7 +9,7 @@
 //! NET_ADMIN can put any address on its own interface.
 #![forbid(unsafe_code)]
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use thiserror::Error;
 use weir_table::addr::Address;
 
@@ -133,6 +133,11 @@ impl EndpointsBuilder {
         held.all.push(endpoint);
     }
 
+    /// Says which addresses are the node's own, in place of any said before.
+    pub fn set_node_addresses(&mut self, addresses: impl IntoIterator<Item = Address>) {
+        self.endpoints.of_the_node = addresses.into_iter().collect();
+    }
+
     /// The snapshot, and what could not be taken as claimed.
     pub fn build(self) -> (Endpoints, Vec<EndpointConflict>) {
         (self.endpoints, self.conflicts)
@@ -149,9 +154,21 @@ pub struct Endpoints {
     ifindex_index: FxHashMap<u32, usize>,
     address_index: FxHashMap<Address, usize>,
     owners: Owners,
+    of_the_node: FxHashSet<Address>,
 }
 
 impl Endpoints {
+    /// Whether an address is one of the node's own.
+    #[inline]
+    pub fn is_nodes(&self, address: Address) -> bool {
+        self.of_the_node.contains(&address)
+    }
+
+    /// The node's own addresses, in no order.
+    pub fn of_the_node(&self) -> impl Iterator<Item = Address> + '_ {
+        self.of_the_node.iter().copied()
+    }
+
     /// The endpoint behind a host-side device.
     #[inline]
     pub fn by_ifindex(&self, ifindex: u32) -> Option<&Endpoint> {

@@ -17,6 +17,7 @@
 //! - The last reference to a retired snapshot is dropped here, by an admin thread, so
 //!   that unmapping a policy table never happens on the packet path.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ use crate::clock;
 use crate::endpoints::Endpoints;
 use crate::rejudge::{self, Rejudged};
 use crate::seed;
+use crate::steer::node_ports::NodePorts;
 
 /// How long a worker may take to acknowledge before it counts as hung. A burst takes
 /// microseconds; a worker that the scheduler keeps off its core needs patience.
@@ -87,6 +89,8 @@ pub struct Node {
     counters: Counters<Arc<SharedWords>>,
     flows: Arc<FlowTable<SharedWords>>,
     stamps: Arc<Stamps<SharedWords>>,
+    /// Which ports of the node are Services', for the hooks.
+    node_ports: Option<NodePorts<SharedWords>>,
     admin: Mutex<Admin>,
     /// Since when no publisher is connected, `CLOCK_MONOTONIC` in nanoseconds; 0 while one is.
     alone_since: AtomicU64,
@@ -108,6 +112,7 @@ impl Node {
             counters,
             flows,
             stamps,
+            node_ports: None,
             admin: Mutex::default(),
             alone_since: AtomicU64::new(clock::monotonic_ns()),
         }
@@ -127,6 +132,13 @@ impl Node {
     pub fn alone_since_ns(&self) -> Option<u64> {
         let since = self.alone_since.load(Ordering::Relaxed);
         (since != 0).then_some(since)
+    }
+
+    /// Tells the hooks here which ports of the node are Services'.
+    #[must_use]
+    pub fn telling_node_ports_to(mut self, node_ports: NodePorts<SharedWords>) -> Self {
+        self.node_ports = Some(node_ports);
+        self
     }
 
     /// Whether every worker decides by the table that is in force.
@@ -205,6 +217,7 @@ impl Node {
             self.stamps.settle(&SlotSet::All);
         }
         admin.known = Some(known);
+        self.tell_node_ports();
         let rejudged = self.restamp(&slots, &new);
         Ok((Enforced { generation, at_ns: clock::monotonic_ns() }, rejudged))
     }
@@ -234,6 +247,9 @@ impl Node {
             return SlotSet::All;
         }
         let mut addresses = changes.addresses;
+        if addresses.iter().any(|address| address.is_unspecified()) {
+            addresses.extend(endpoints.of_the_node());
+        }
         addresses.extend(before.update(old));
         addresses.extend(after.update(new));
         self.stamps.slots_of(&addresses)
@@ -248,7 +264,8 @@ impl Node {
         let (room, _) = self.flows.capacity();
         let seeds = seed::seeds(&snapshot.endpoints, room / 2);
         let now = Tick::from_nanos(clock::flow_ns());
-        let entered = seed::enter(&seeds, classifier, &self.flows, &self.stamps, now);
+        let known = (&*self.flows, &*self.stamps);
+        let entered = seed::enter(&seeds, classifier, &snapshot.endpoints, known, now);
         if !seeds.is_empty() {
             tracing::info!(
                 found = seeds.len(),
@@ -312,6 +329,7 @@ impl Node {
         // Without a table nothing was judged here yet, and what an earlier daemon said
         // holds until there is one.
         if self.current.load().classifier.is_some() {
+            self.tell_node_ports();
             self.outdate(&self.stamps.slots_of(&moved));
             let now = self.current.load_full();
             let left: Vec<Address> =
@@ -319,6 +337,23 @@ impl Node {
             rejudge::purge_moved(&self.flows, &left, &now.endpoints);
         }
         Ok(())
+    }
+
+    /// Tells the hooks which ports of the node's addresses are Services' under the table in
+    /// force. After the workers know them: until then they are the node's.
+    fn tell_node_ports(&self) {
+        let current = self.current.load();
+        let (Some(told), Some(classifier)) = (&self.node_ports, &current.classifier) else {
+            return;
+        };
+        let of_the_node =
+            |address: Address| address.is_unspecified() || current.endpoints.is_nodes(address);
+        let services = classifier.table().services();
+        let ports: BTreeSet<(u8, u16)> = services
+            .filter(|(address, ..)| of_the_node(*address))
+            .map(|(_, protocol, port, _)| (protocol, port))
+            .collect();
+        told.replace(&ports);
     }
 
     /// Ends the validity of what was judged before. The flows concerned come back to the
@@ -377,6 +412,9 @@ fn moved_addresses(old: &Endpoints, new: &Endpoints) -> Vec<Address> {
     };
     let all = old.iter().chain(new.iter()).flat_map(|e| e.addresses.iter().copied());
     let mut moved: Vec<Address> = all.filter(|a| device(old, *a) != device(new, *a)).collect();
+    // What is the node's is judged as such, or by who masqueraded under it.
+    let of_the_node = old.of_the_node().chain(new.of_the_node());
+    moved.extend(of_the_node.filter(|a| old.is_nodes(*a) != new.is_nodes(*a)));
     moved.sort_unstable();
     moved.dedup();
     moved

@@ -68,6 +68,8 @@ pub struct Pods {
     standings: Vec<Standing>,
     /// The bindings of which workers and hooks have been told.
     told: Vec<Binding>,
+    /// The node's own addresses of which workers have been told.
+    told_of_node: Vec<IpAddr>,
     /// When control was asked about them ([`Node::said_at`]).
     asked_at: Option<u64>,
     /// The hooks' map of hardware addresses; `None` if it is not to be had.
@@ -136,6 +138,7 @@ impl Pods {
             claims,
             standings: Vec::new(),
             told: Vec::new(),
+            told_of_node: Vec::new(),
             asked_at: None,
             attached: HashSet::new(),
             unattached: BTreeMap::new(),
@@ -311,7 +314,9 @@ impl Pods {
         let standings =
             self.claims.weigh(&self.bindings, &self.words, &self.node_addresses, said, now);
         self.waiting_for_words = self.claims.wait_for_words(&self.words, now);
-        let is_new = standings != self.standings || self.told != self.bindings;
+        let is_new = standings != self.standings
+            || self.told != self.bindings
+            || self.told_of_node != self.node_addresses;
         let before = self.told.iter().zip(&self.standings);
         let before: HashMap<u32, &Standing> = before.map(|(b, s)| (b.ifindex, s)).collect();
         for (binding, standing) in self.bindings.iter().zip(&standings) {
@@ -326,6 +331,7 @@ impl Pods {
             self.untold = told.as_ref().err().map(ToString::to_string);
             told?;
             self.told.clone_from(&self.bindings);
+            self.told_of_node.clone_from(&self.node_addresses);
         }
         // An address that was being changed is asked for again.
         self.asked_at = asked_at.filter(|_| !unsettled.get());
@@ -344,6 +350,7 @@ impl Pods {
                 name: binding.netns.clone(),
             });
         }
+        builder.set_node_addresses(self.node_addresses.iter().map(|a| Address::from(*a)));
         let (endpoints, conflicts) = builder.build();
         for conflict in conflicts {
             tracing::error!(%conflict, "conflicting pod interfaces");

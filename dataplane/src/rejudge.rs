@@ -50,7 +50,7 @@ pub fn rejudge<B: AsRef<[u8]>, W: Words>(
         let new = [Side::Lo, Side::Hi].map(|side| stamps.of(flow.key.end(side).0));
         let connection = judge::connection(&flow.key, flow.initiator);
         let halves = Halves::of(flow.initiator, flow.ifindex);
-        let verdict = judge::judge(classifier, &connection, halves);
+        let verdict = judge::judge(classifier, endpoints, &connection, halves);
         if verdict == Err(Reason::BadClass) {
             continue; // perhaps a lookup that met an address in change
         }

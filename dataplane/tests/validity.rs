@@ -174,7 +174,8 @@ fn connections_for_which_an_account_has_no_room_are_counted() {
         (0..20).map(|n| seed((ip(ONE), 4000 + n), (ip(REMOTE), 80), [11, 0], true)).collect();
     let now = Tick::from_nanos(node.seconds * 1_000_000_000);
     let classifier = node.classifier.as_ref().unwrap();
-    let entered = enter(&seeds, classifier, &node.tables.flows, &node.tables.stamps, now);
+    let known = (&node.tables.flows, &node.tables.stamps);
+    let entered = enter(&seeds, classifier, &node.endpoints, known, now);
     let kept = node.tables.flows.iter().count();
     assert!(kept <= 8, "{kept}");
     assert_eq!(kept + entered.no_room, 20);
@@ -192,7 +193,8 @@ fn open_connections_are_entered_the_way_they_were_opened() {
     ];
     let now = Tick::from_nanos(node.seconds * 1_000_000_000);
     let classifier = node.classifier.as_ref().unwrap();
-    let entered = enter(&seeds, classifier, &node.tables.flows, &node.tables.stamps, now);
+    let known = (&node.tables.flows, &node.tables.stamps);
+    let entered = enter(&seeds, classifier, &node.endpoints, known, now);
     assert_eq!((entered.allowed, entered.cut), (1, 1), "what nobody answered is left out");
     assert_eq!(node.tables.flows.iter().count(), 2);
     assert_eq!(flow(&node, ONE).state(), FlowState::Established);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tracing::{error, info, warn};
 
 use super::hearing::Hearing;
-use crate::compile::{Classes, Compiled, compile};
+use crate::compile::{Classes, Compiled, compile_for};
 use crate::index::{Changes, Index, Touched};
 use crate::ledger::Ledger;
 use crate::model::{Complaint, Severity};
@@ -108,15 +108,18 @@ impl Core {
     }
 
     fn publish_addresses(&mut self, changes: Changes, since: Instant) {
-        if !changes.verdicts() && self.is_compiled() {
+        let heeded = self.classes.as_ref().is_none_or(Classes::heed_services);
+        let services = changes.services && heeded;
+        if !changes.verdicts() && !services && self.is_compiled() {
             return;
         }
         let touched = self.index.take_touched();
-        if !changes.policies && !changes.namespaces && self.reclassify(touched, since).is_some() {
+        let in_place = !changes.policies && !changes.namespaces;
+        if in_place && self.reclassify(touched, services, since).is_some() {
             return;
         }
         let begin = Instant::now();
-        let Compiled { image, addresses, classes } = compile(&self.index);
+        let Compiled { image, addresses, classes } = compile_for(&self.index, self.node.as_deref());
         let compile_us = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.classes = Some(classes);
         let changed = self.mailbox.put(image, addresses, since);
@@ -133,9 +136,13 @@ impl Core {
     }
 
     /// Changes the addresses of pods that changed, if the image in force has the classes that they
-    /// need; `None` if a new one is needed.
-    fn reclassify(&self, touched: Touched, since: Instant) -> Option<()> {
-        let classes = self.classes.as_ref()?;
+    /// need and says of Services what is so, of which some changed or not; `None` if a new one is
+    /// needed.
+    fn reclassify(&mut self, touched: Touched, services: bool, since: Instant) -> Option<()> {
+        let classes = self.classes.as_mut()?;
+        if services && !classes.follow_services(&self.index) {
+            return None;
+        }
         match touched {
             Touched::These(addresses) => {
                 let changes = classes.reclassify_these(&self.index, addresses)?;

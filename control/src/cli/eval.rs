@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::{FINDING, OK, Output, read_manifests};
-use crate::eval::Offline;
 use crate::eval::matrix::Matrix;
 use crate::eval::probe::{Answer, Probe, Prober, traffic};
+use crate::eval::{Backends, Offline};
 use crate::explain::traffic_text;
 
 #[derive(Debug, clap::Args)]
@@ -102,11 +102,12 @@ fn table(offline: &Offline, mut source: impl BufRead, out: &mut impl Write) -> R
                 let answer = prober.answer(&probe)?;
                 let traffic = traffic_text(connection.protocol, connection.dport);
                 Ok(format!(
-                    "{:<5} {} → {} {traffic}{}",
+                    "{:<5} {} → {} {traffic}{}{}",
                     answer.verdict,
                     probe.from,
                     probe.to,
-                    by(&answer)
+                    by(&answer),
+                    of(&answer)
                 ))
             });
         match result {
@@ -128,4 +129,11 @@ fn by(answer: &Answer) -> String {
         }
     }
     text
+}
+
+fn of(answer: &Answer) -> String {
+    answer.backends.map_or_else(String::new, |backends| {
+        let Backends { reached, kinds } = backends;
+        format!("  backends: {reached} of {kinds} kinds")
+    })
 }

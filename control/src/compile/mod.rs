@@ -5,14 +5,16 @@
 //!   selectors × classes ──► sets of classes            (peers; bits)
 //!   policies that select a class ──► terms ──► Program (spans → rows)
 //!   endpoints ──► address → class
+//!   Services, EndpointSlices ──► classes of their backends
 //! ```
 //!
-//! The result depends on the index alone; equal indexes give equal images. The meaning of every
+//! The result depends on the index and on which node it is for alone; equal indexes give equal images. The meaning of every
 //! field is the API reference's; `oracle` says it again, naively, and the tests hold the two
 //! against each other.
 
 mod blocks;
 mod program;
+mod services;
 mod set;
 mod vocabulary;
 
@@ -30,6 +32,7 @@ use crate::index::Index;
 use crate::model::{Direction, LabelSelector, NetworkPolicy, Peer, PortMatch, Protocol, Rule};
 use blocks::count;
 use program::{Names, Rows, Sets, Term, TermPort};
+use services::Services;
 use set::ClassSet;
 use vocabulary::{ClassKey, Matcher, NamedPort, Vocabulary, Who};
 
@@ -46,24 +49,46 @@ pub struct Compiled {
 
 /// The classes of an image, to classify addresses while policies and namespaces stay as they are.
 #[derive(Debug, Clone)]
-pub struct Classes(Vocabulary);
+pub struct Classes {
+    vocabulary: Vocabulary,
+    services: Services,
+}
 
 impl Classes {
     /// The address list of an index whose policies and namespaces have not changed since; `None`
-    /// if a pod needs a class that this image lacks, so that a new image is needed.
-    pub fn reclassify(&self, index: &Index) -> Option<Vec<(Address, u32)>> {
-        Some(to_addresses(self.0.classify(index)?))
+    /// if a new image is needed: a pod needs a class that this one lacks, or a Service has other
+    /// kinds of backends.
+    pub fn reclassify(&mut self, index: &Index) -> Option<Vec<(Address, u32)>> {
+        let addresses = to_addresses(self.vocabulary.classify(index)?);
+        self.follow_services(index).then_some(addresses)
     }
 
-    /// The same for some addresses alone: the class of each, `None` where no pod owns it.
+    /// The same for some addresses alone: the class of each, `None` where no pod owns it. What
+    /// Services and slices changed is not looked at, see [`Classes::follow_services`].
     pub fn reclassify_these(
-        &self,
+        &mut self,
         index: &Index,
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> Option<Vec<(Address, Option<u32>)>> {
-        let classify =
-            |address| Some((Address::from(address), self.0.classify_one(index, address)?));
-        addresses.into_iter().map(classify).collect()
+        let mut concerns_services = false;
+        let classify = |address| {
+            concerns_services |= self.services.depend_on(&address);
+            Some((Address::from(address), self.vocabulary.classify_one(index, address)?))
+        };
+        let classes = addresses.into_iter().map(classify).collect::<Option<Vec<_>>>()?;
+        (!concerns_services || self.follow_services(index)).then_some(classes)
+    }
+
+    /// Whether a verdict can depend on Services and EndpointSlices. If not, what becomes of them
+    /// changes nothing until a policy does.
+    pub fn heed_services(&self) -> bool {
+        self.services.are_heeded()
+    }
+
+    /// Whether the image says of Services what an index does whose policies and namespaces have
+    /// not changed since.
+    pub fn follow_services(&mut self, index: &Index) -> bool {
+        self.services.follow(index, self.vocabulary.class_of(index))
     }
 }
 
@@ -71,15 +96,23 @@ fn to_addresses(addresses: Vec<(IpAddr, u32)>) -> Vec<(Address, u32)> {
     addresses.into_iter().map(|(address, class)| (Address::from(address), class)).collect()
 }
 
-/// Compiles an index.
+/// Compiles an index for whatever node: every backend of a Service may be on another.
 pub fn compile(index: &Index) -> Compiled {
+    compile_for(index, None)
+}
+
+/// Compiles an index for the node of this name.
+pub fn compile_for(index: &Index, node: Option<&str>) -> Compiled {
     let (vocabulary, addresses) = Vocabulary::of(index);
     let mut compiler = Compiler::new(&vocabulary);
     for policy in index.policies() {
         compiler.add_policy(policy);
     }
-    let image = compiler.finish();
-    Compiled { image, addresses: to_addresses(addresses), classes: Classes(vocabulary) }
+    let mut image = compiler.finish();
+    let services = Services::of(index, node, vocabulary.class_of(index));
+    image.services = services.offers().to_vec();
+    let classes = Classes { vocabulary, services };
+    Compiled { image, addresses: to_addresses(addresses), classes }
 }
 
 /// One policy, ready to be joined with others.
@@ -353,6 +386,7 @@ impl<'a> Compiler<'a> {
             prefixes: self.vocabulary.blocks.prefixes(),
             programs,
             rows: rows.rows,
+            services: Vec::new(),
         }
     }
 

@@ -229,6 +229,28 @@ impl Vocabulary {
         self.classes.get(&self.key(address, owner)?).map(|class| Some(*class))
     }
 
+    /// Classifies any address of such an index, also one that no pod owns; `None` if its pod needs a
+    /// class that does not exist. For many addresses: pods that are alike are looked at once.
+    pub(super) fn class_of<'a>(
+        &'a self,
+        index: &'a Index,
+    ) -> impl FnMut(IpAddr) -> Option<u32> + 'a {
+        // As in `of`: the index is borrowed.
+        let mut known: FxHashMap<Place, Option<u32>> = FxHashMap::default();
+        move |address| {
+            let who = match index.owner(&address) {
+                None => Who::Outside,
+                Some(Owner::Isolated(_)) => Who::Isolated,
+                Some(Owner::Pod(pod)) => {
+                    let number = known.entry(place(pod));
+                    Who::Pod((*number.or_insert_with(|| self.identity_number(pod)))?)
+                }
+            };
+            let key = ClassKey { who, cidr_class: self.blocks.class_of(address) };
+            self.classes.get(&key).copied()
+        }
+    }
+
     fn mention(&mut self, policy: &NetworkPolicy) {
         self.pod_words.add(&policy.pod_selector);
         for direction in [Direction::Ingress, Direction::Egress] {
@@ -280,12 +302,14 @@ impl Vocabulary {
     fn key(&self, address: IpAddr, owner: Owner<'_>) -> Option<ClassKey> {
         let who = match owner {
             Owner::Isolated(_) => Who::Isolated,
-            Owner::Pod(pod) => {
-                let namespace = *self.namespaces.get(&*pod.key.namespace)?;
-                Who::Pod(*self.identity_numbers.get(&self.identity(namespace, pod))?)
-            }
+            Owner::Pod(pod) => Who::Pod(self.identity_number(pod)?),
         };
         Some(ClassKey { who, cidr_class: self.blocks.class_of(address) })
+    }
+
+    fn identity_number(&self, pod: &Pod) -> Option<u32> {
+        let namespace = *self.namespaces.get(&*pod.key.namespace)?;
+        self.identity_numbers.get(&self.identity(namespace, pod)).copied()
     }
 
     fn identity(&self, namespace: u32, pod: &Pod) -> PodIdentity {

@@ -10,7 +10,7 @@ pub mod probe;
 
 use serde::Serialize;
 use weir_table::addrmap::{AddressMapError, AddressMapWriter};
-use weir_table::classify::{Classifier, GenerationMismatch, Judgement};
+use weir_table::classify::{Classifier, GenerationMismatch, Judgement, Outlook};
 use weir_table::mem::{SharedWords, Words};
 use weir_table::policy::{
     ClassId, DecodeError, EncodeError, PolicyTable, ProgramId, Verdict, encode,
@@ -119,4 +119,23 @@ pub fn answers<B: AsRef<[u8]>, W: Words>(
     let egress = side_answer(table, programs(connection.src).1, judgement.egress);
     let ingress = side_answer(table, programs(connection.dst).0, judgement.ingress);
     (egress, ingress)
+}
+
+/// What becomes of a connection to a Service, by kinds of its backends: those that policies do not
+/// tell apart are one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Backends {
+    /// Kinds that both ends' policies let the connection have.
+    pub reached: usize,
+    /// All kinds.
+    pub kinds: usize,
+}
+
+impl Backends {
+    /// Of a connection; `None` if it goes to no Service of which policies have to know.
+    pub fn of(outlook: &Outlook) -> Option<Self> {
+        let reach = outlook.reach?;
+        let kinds = reach.allowed + reach.denied_here + reach.denied_elsewhere;
+        Some(Self { reached: outlook.reached, kinds })
+    }
 }

@@ -5,6 +5,9 @@
 //! {"verdict":"allow","egress":{"verdict":"allow"},"ingress":{"verdict":"allow","policy":"ns/p","rule":"spec.ingress[0]"}}
 //! ```
 //!
+//! `to` may be a Service's own address. The answer then is that of its backends, and `backends` says
+//! of how many kinds of them: `"backends":{"reached":1,"kinds":2}`.
+//!
 //! A question that cannot be answered gets `{"error":"..."}` in its place, so that answers keep the
 //! order of the questions.
 
@@ -17,13 +20,13 @@ use rustc_hash::FxHashMap;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use weir_table::Address;
-use weir_table::classify::{Connection, Judgement};
-use weir_table::policy::Verdict;
+use weir_table::classify::{Connection, Outlook};
+use weir_table::policy::{ClassId, ProgramId, Verdict};
 
 use super::line;
-use super::{Offline, SideAnswer, answers, side_answer, word};
+use super::{Backends, Offline, SideAnswer, side_answer, word};
 use crate::index::Index;
-use crate::model::{Direction, ObjectKey, Pod};
+use crate::model::{ObjectKey, Pod};
 
 /// IP protocol numbers by the names that probes use.
 const NAMES: [(&str, u8); 5] =
@@ -92,6 +95,9 @@ pub struct Answer {
     pub egress: SideAnswer,
     /// The destination's policies.
     pub ingress: SideAnswer,
+    /// Set if the destination is a Service of which policies have to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backends: Option<Backends>,
 }
 
 /// The answer to a question that has none.
@@ -242,14 +248,14 @@ impl<'a> Prober<'a> {
     ///
     /// # Errors
     /// A sentence that says why the question cannot be answered.
-    pub fn judge(&mut self, probe: &Probe<'_>) -> Result<(Connection, Judgement), String> {
+    pub fn judge(&mut self, probe: &Probe<'_>) -> Result<(Connection, Outlook), String> {
         let from = self.end(&probe.from)?;
         let to = self.end(&probe.to)?;
         let (src, dst) = pair(from, to)?;
         let protocol = probe.protocol.as_ref().map(|word| &*word.0);
         let (protocol, dport) = traffic(protocol, probe.port, src.is_v4())?;
         let connection = Connection { src, dst, protocol, dport };
-        Ok((connection, self.offline.classifier.evaluate(&connection)))
+        Ok((connection, self.offline.classifier.outlook(&connection)))
     }
 
     /// The answer to a probe.
@@ -257,9 +263,32 @@ impl<'a> Prober<'a> {
     /// # Errors
     /// As [`Self::judge`].
     pub fn answer(&mut self, probe: &Probe<'_>) -> Result<Answer, String> {
-        let (connection, judgement) = self.judge(probe)?;
-        let (egress, ingress) = answers(&self.offline.classifier, &connection, judgement);
-        Ok(Answer { verdict: word(judgement.is_allowed()), egress, ingress })
+        let (connection, outlook) = self.judge(probe)?;
+        let table = self.offline.classifier.table();
+        let (sender, receiver) = self.programs(&connection, &outlook);
+        let Outlook { judgement, .. } = outlook;
+        Ok(Answer {
+            verdict: word(judgement.is_allowed()),
+            egress: side_answer(table, sender, judgement.egress),
+            ingress: side_answer(table, receiver, judgement.ingress),
+            backends: Backends::of(&outlook),
+        })
+    }
+
+    /// The programs that a connection is judged by: the source's egress, the receiver's ingress. A
+    /// pod's traffic to itself is judged by none.
+    fn programs(
+        &self,
+        connection: &Connection,
+        outlook: &Outlook,
+    ) -> (Option<ProgramId>, Option<ProgramId>) {
+        if connection.src == connection.dst {
+            return (None, None);
+        }
+        let classifier = &self.offline.classifier;
+        let of = |class: ClassId| classifier.table().programs(class);
+        let sender = of(classifier.class_of(connection.src)).map(|(_, egress)| egress);
+        (sender, of(outlook.receiver).map(|(ingress, _)| ingress))
     }
 
     /// Answers every line of `input` in order. Returns (questions, those without an answer).
@@ -283,9 +312,7 @@ impl<'a> Prober<'a> {
             }
             asked += 1;
             match parse(&line).and_then(|probe| self.judge(&probe)) {
-                Ok((connection, judgement)) => {
-                    self.write(&connection, judgement, &mut output)?;
-                }
+                Ok((connection, outlook)) => self.write(&connection, &outlook, &mut output)?,
                 Err(error) => {
                     failed += 1;
                     serde_json::to_writer(&mut output, &Failure { error })?;
@@ -300,38 +327,37 @@ impl<'a> Prober<'a> {
     fn write(
         &mut self,
         connection: &Connection,
-        judgement: Judgement,
+        outlook: &Outlook,
         output: &mut impl Write,
     ) -> io::Result<()> {
+        let Outlook { judgement, .. } = outlook;
+        // A verdict names its rule; only where none matched does the text depend on who isolates.
+        let (sender, receiver) = match judgement.is_allowed() {
+            true => (None, None),
+            false => self.programs(connection, outlook),
+        };
         output.write_all(match judgement.is_allowed() {
             true => b"{\"verdict\":\"allow\",\"egress\":",
             false => b"{\"verdict\":\"deny\",\"egress\":",
         })?;
-        output.write_all(self.side(Direction::Egress, connection.src, judgement.egress)?)?;
+        output.write_all(self.side(sender, judgement.egress)?)?;
         output.write_all(b",\"ingress\":")?;
-        output.write_all(self.side(Direction::Ingress, connection.dst, judgement.ingress)?)?;
+        output.write_all(self.side(receiver, judgement.ingress)?)?;
+        if let Some(backends) = Backends::of(outlook) {
+            output.write_all(b",\"backends\":")?;
+            serde_json::to_writer(&mut *output, &backends)?;
+        }
         output.write_all(b"}\n")
     }
 
-    fn side(&mut self, direction: Direction, this: Address, verdict: Verdict) -> io::Result<&[u8]> {
+    fn side(&mut self, program: Option<ProgramId>, verdict: Verdict) -> io::Result<&[u8]> {
         use std::collections::hash_map::Entry;
-        let classifier = &self.offline.classifier;
-        // A verdict names its rule; only where none matched does the text depend on who isolates.
-        let program = match verdict {
-            Verdict::DENY_ISOLATED => {
-                let programs = classifier.table().programs(classifier.class_of(this));
-                programs.map(|(ingress, egress)| match direction {
-                    Direction::Ingress => ingress,
-                    Direction::Egress => egress,
-                })
-            }
-            _ => None,
-        };
+        let program = program.filter(|_| verdict == Verdict::DENY_ISOLATED);
         let key = (verdict.to_bits(), program.map_or(u32::MAX, |program| program.0));
         match self.sides.entry(key) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let answer = side_answer(classifier.table(), program, verdict);
+                let answer = side_answer(self.offline.classifier.table(), program, verdict);
                 Ok(entry.insert(serde_json::to_vec(&answer)?.into_boxed_slice()))
             }
         }

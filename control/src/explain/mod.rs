@@ -11,13 +11,15 @@
 //! where the rule that decided is written, and for a denial which rule came nearest. With the
 //! objects at hand (`-f`) they also say why an end is outside of policy; from a running node's
 //! table alone they say what the table knows. One verdict is not the table's: a node and its own
-//! pods reach each other whatever policies say, and the explanation says so.
+//! pods reach each other whatever policies say, and the explanation says so. And one is more than
+//! its first hook says: a connection to a Service is explained with what its backends' policies say.
 
 mod ends;
 pub mod near;
 mod node;
 mod peer;
 mod port;
+mod service;
 mod side;
 mod words;
 
@@ -133,7 +135,8 @@ pub fn explain<B: AsRef<[u8]>, W: Words>(
     (from, to): (&str, &str),
     connection: &Connection,
 ) -> Explanation {
-    let judgement = classifier.evaluate(connection);
+    let outlook = classifier.outlook(connection);
+    let judgement = outlook.judgement;
     let (from, to) = (end_text(from, connection.src), end_text(to, connection.dst));
     let (src, dst) = (connection.src.to_ip(), connection.dst.to_ip());
     let ends = index.map(|index| Ends::of(index, src, dst));
@@ -141,8 +144,14 @@ pub fn explain<B: AsRef<[u8]>, W: Words>(
         let view = side::View { classifier, ends, direction, connection, name, peer };
         view.explain(verdict)
     };
-    let egress = side(Direction::Egress, &from, &to, judgement.egress);
-    let ingress = side(Direction::Ingress, &to, &from, judgement.ingress);
+    let mut egress = side(Direction::Egress, &from, &to, judgement.egress);
+    let ingress = match &outlook.reach {
+        Some(reach) => {
+            service::explain_egress(&mut egress, &from, reach);
+            service::ingress(classifier.table(), &outlook, reach, &to)
+        }
+        None => side(Direction::Ingress, &to, &from, judgement.ingress),
+    };
     let mut explanation = Explanation {
         traffic: traffic_text(connection.protocol, connection.dport),
         verdict: word(judgement.is_allowed()),
@@ -157,7 +166,7 @@ pub fn explain<B: AsRef<[u8]>, W: Words>(
         return explanation;
     }
     match ends {
-        Some(ends) => explanation.note_ends(&ends),
+        Some(ends) => explanation.note_ends(&ends, outlook.reach.is_some()),
         None if !judgement.is_allowed() => {
             let (source, destination) =
                 (classifier.is_pod(connection.src), classifier.is_pod(connection.dst));
@@ -173,7 +182,7 @@ pub fn explain<B: AsRef<[u8]>, W: Words>(
 
 impl Explanation {
     /// What passes before any policy is asked, and addresses that are not where a connection ends.
-    fn note_ends(&mut self, ends: &Ends<'_>) {
+    fn note_ends(&mut self, ends: &Ends<'_>, by_backends: bool) {
         match node::own_node(ends) {
             OwnNode::Yes { node, pod } => {
                 let denied = self.verdict == "deny";
@@ -202,11 +211,18 @@ impl Explanation {
             OwnNode::Perhaps(note) if self.verdict == "deny" => self.notes.push(note),
             OwnNode::Perhaps(_) | OwnNode::No => {}
         }
-        if let (destination, Holder::Service(key)) = ends.destination {
-            self.notes.push(format!(
-                "{destination} is the address of Service {key}: the source's egress policies see that \
-                 address, ingress policies act on the backend; ask for the backend to see them"
-            ));
+        match ends.destination {
+            (destination, Holder::Service(key)) if by_backends => self.notes.push(format!(
+                "{destination} is the address of Service {key}: policies are asked about its \
+                 backends, of which those that no policy tells apart are one kind; ask for a \
+                 backend to see which rules come near"
+            )),
+            (destination, Holder::Service(key)) => self.notes.push(format!(
+                "{destination} is the address of Service {key}, which does not offer {} or which no \
+                 policy has to know; ingress policies act on the backends: ask for one to see them",
+                self.traffic
+            )),
+            _ => {}
         }
     }
 

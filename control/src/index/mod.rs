@@ -59,7 +59,8 @@ impl Changes {
         self.verdicts() || self.services || self.nodes
     }
 
-    /// Whether anything changed that a verdict can depend on; if not, the table in force stays.
+    /// Whether anything changed that every verdict can depend on. If not, the table in force stays,
+    /// unless it heeds Services and some changed.
     pub fn verdicts(self) -> bool {
         self.policies || self.namespaces || self.pods
     }
@@ -533,7 +534,8 @@ mod tests {
         assert_eq!(index.pods().len(), 0);
     }
 
-    /// Services, slices and nodes come, change and go like everything else, and change no verdict.
+    /// Services, slices and nodes come, change and go like everything else; without a policy that
+    /// restricts egress they change no verdict.
     #[test]
     fn what_decides_no_verdict_says_so() {
         let text = "{apiVersion: v1, kind: List, items: [

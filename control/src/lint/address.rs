@@ -1,9 +1,9 @@
-//! Services whose backends a client's egress policies pass, and whose own address they do not.
+//! Policies that allow a Service's own address and none of its backends.
 //!
 //! The API leaves open on which side of the address translation policies act (concept page "Network
-//! Policies", on ipBlock). Everything else here judges a Service by its backends, as Weir is to
-//! enforce it. Until it does, the source's hook sees what the client writes to: the ClusterIP. A
-//! policy that is right in the long run is then too narrow today, and this says where.
+//! Policies", on ipBlock). Weir judges a connection to a Service on the backends; an engine that
+//! sees the packet before its translation judges the Service's address. Policies that were written
+//! for such a one name that address in an ipBlock, which here opens nothing: this says where.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,15 +13,17 @@ use weir_table::policy::{ClassId, ProgramId};
 use super::services::Backend;
 use super::world::{PodSet, World, counted, some_of};
 use super::{Finding, Severity};
-use crate::model::{ObjectKey, Origin, Protocol, Service, ServicePort};
+use crate::model::{Direction, ObjectKey, Origin, Peer, Protocol, Service, ServicePort};
 
-/// A Service's addresses and ports that clients do not reach.
+/// A Service's addresses and ports that clients do not reach, though a block names the address.
 type Unreached = BTreeMap<ObjectKey, BTreeSet<(Address, Protocol, u16)>>;
 
 /// What has been found so far.
 pub(super) struct Addresses {
     /// Egress programs that restrict, by family (IPv4 first), with their pods.
     clients: [Vec<(ProgramId, PodSet)>; 2],
+    /// Addresses that some egress rule allows by a block of their own.
+    allowed: BTreeSet<Address>,
     /// By the client's egress program.
     found: BTreeMap<ProgramId, (PodSet, Unreached)>,
 }
@@ -39,7 +41,15 @@ impl Addresses {
             }
             programs.into_iter().collect()
         });
-        Self { clients, found: BTreeMap::new() }
+        let rules = world.index.policies().flat_map(|policy| policy.rules(Direction::Egress));
+        let blocks = rules.flat_map(|rule| &rule.peers).filter_map(|peer| match &peer.peer {
+            Peer::IpBlock { cidr, .. } if cidr.prefix_len() == cidr.max_prefix_len() => {
+                Some(Address::from(cidr.addr()))
+            }
+            _ => None,
+        });
+        let allowed = blocks.collect();
+        Self { clients, allowed, found: BTreeMap::new() }
     }
 
     /// Looks at one port of a Service; `None` if that takes more verdicts than are left.
@@ -59,7 +69,7 @@ impl Addresses {
                 .map(|backend| (world.class_of(backend.address), backend.port))
                 .collect();
             let clients = &self.clients[usize::from(!address.is_v4())];
-            if kinds.is_empty() {
+            if kinds.is_empty() || !self.allowed.contains(&address) {
                 continue;
             }
             *left = left.checked_sub(clients.len() * (kinds.len() + 1))?;
@@ -68,7 +78,7 @@ impl Addresses {
                 let passes = |(class, port): (ClassId, u16)| {
                     world.table().judge(*program, class, protocol, port).is_allow()
                 };
-                if passes((own, port.port)) || !kinds.iter().copied().any(passes) {
+                if !passes((own, port.port)) || kinds.iter().copied().any(passes) {
                     continue;
                 }
                 let (who, unreached) = self.found.entry(*program).or_default();
@@ -99,10 +109,6 @@ impl Addresses {
                 1 => "this policy lets".to_owned(),
                 _ => format!("NetworkPolicy {} let", policies.join(", ")),
             };
-            let blocks = unreached.values().flatten().map(|(address, protocol, port)| {
-                let length = if address.is_v4() { 32 } else { 128 };
-                format!("{}/{length} with port {port} of {protocol}", address.to_ip())
-            });
             let origin = first.split_once('/').and_then(|(namespace, name)| {
                 let policy = world.index.policy(&ObjectKey::new(namespace, name))?;
                 Some(policy.origin.clone())
@@ -114,15 +120,13 @@ impl Addresses {
                 field: "spec.egress".to_owned(),
                 origin: origin.unwrap_or_else(Origin::memory),
                 message: format!(
-                    "{by} {} ({}) send to the backends of Service {}, and not to the Service's own address, which is what the source's egress policies see at present",
+                    "{by} {} ({}) send to the own address of Service {}, by an ipBlock, and to none of its backends, on which a connection to a Service is judged",
                     counted(pods.len(), "pod"),
                     world.names(pods.iter()),
                     some_of(unreached.keys()),
                 ),
-                remedy: format!(
-                    "until Services are judged by their backends, an ipBlock for {}, beside the selectors of the backends",
-                    some_of(blocks)
-                ),
+                remedy: "select the backends' pods in a rule, with the ports on which they listen"
+                    .to_owned(),
             });
         }
     }

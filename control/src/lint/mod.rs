@@ -146,7 +146,7 @@ pub const CHECKS: [Check; 32] = [
     check("no-dns", Severity::Warning, "isolated for egress, and no way to a DNS server"),
     check("no-api-server", Severity::Warning, "isolated for egress, and no way to the API server"),
     check("service-partly-reachable", Severity::Warning, "a client reaches only some backends"),
-    check("service-address", Severity::Warning, "backends may be sent to, their Service may not"),
+    check("service-address", Severity::Warning, "a Service may be sent to, its backends may not"),
     check("services-not-checked", Severity::Info, "Services left out, as there are too many"),
 ];
 

@@ -1,7 +1,8 @@
 //! `v1` Service: under which address and ports pods are offered.
 //!
-//! No verdict depends on it: policies act on the pods behind a Service. It is read because people
-//! think in Services, so that what is wrong with one can be said.
+//! Policies act on the pods behind a Service; so a connection to its address is judged on them
+//! where it leaves its source, before a backend is chosen for it. And people think in Services, so
+//! that what is wrong with one can be said.
 //!
 //! Source of the rules: `pkg/apis/core/validation` (ValidateService) and `pkg/apis/core/v1/defaults`
 //! of Kubernetes. A Service that fails any of them is left out.
@@ -29,12 +30,12 @@ pub enum ServiceType {
     ExternalName,
 }
 
-/// `spec.externalTrafficPolicy`.
+/// `spec.externalTrafficPolicy` and `spec.internalTrafficPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TrafficPolicy {
-    /// Any backend; the client's address may be lost. The default.
+    /// Any backend; a client's address from outside may be lost. The default.
     Cluster,
-    /// Only backends of the node that the packet came to; the client's address stays.
+    /// Only backends of the node that the packet came to, or leaves; a client's address stays.
     Local,
 }
 
@@ -78,8 +79,13 @@ pub struct Service {
     pub selector: Labels,
     /// Ports.
     pub ports: Vec<ServicePort>,
+    /// `spec.externalIPs` and the addresses of `status.loadBalancer.ingress` that nodes take for
+    /// the Service's (`ipMode` is not Proxy), without repetition.
+    pub outer_ips: Vec<IpAddr>,
     /// What becomes of traffic from outside.
     pub external_traffic: TrafficPolicy,
+    /// What becomes of traffic to the Service's own address, from pods and nodes.
+    pub internal_traffic: TrafficPolicy,
     /// Where it was read.
     pub origin: Origin,
 }
@@ -99,7 +105,9 @@ pub(super) fn decode(
         headless: false,
         selector: Labels::new(),
         ports: Vec::new(),
+        outer_ips: Vec::new(),
         external_traffic: TrafficPolicy::Cluster,
+        internal_traffic: TrafficPolicy::Cluster,
         origin: origin.clone(),
     };
     match root.field("spec").filter(|spec| spec.is_map(&mut problems)) {
@@ -109,6 +117,7 @@ pub(super) fn decode(
         Some(_) => {}
         None => problems.at(root, "`spec` is required"),
     }
+    decode_status(root, &mut service, &mut problems);
     let object = format!("Service {}", service.key);
     let refused = complain(problems, &object, origin, "the Service is left out", complaints);
     (!refused).then_some(service)
@@ -156,15 +165,14 @@ fn decode_spec(spec: &Place<'_>, service: &mut Service, problems: &mut Problems)
     if let Some(field) = spec.field("selector") {
         service.selector = decode_labels(&field, problems);
     }
-    if let Some(field) = spec.field("externalTrafficPolicy") {
-        service.external_traffic = match field.string(problems) {
-            Some("Local") => TrafficPolicy::Local,
-            Some("Cluster" | "") | None => TrafficPolicy::Cluster,
-            Some(other) => {
-                problems.at(&field, format!("`{other}` is neither Cluster nor Local"));
-                TrafficPolicy::Cluster
-            }
-        };
+    service.external_traffic = decode_traffic_policy(spec, "externalTrafficPolicy", problems);
+    service.internal_traffic = decode_traffic_policy(spec, "internalTrafficPolicy", problems);
+    if let Some(field) = spec.field("externalIPs") {
+        for place in field.items(problems) {
+            let address = decode_ip(&place, problems);
+            let new = address.filter(|address| !service.outer_ips.contains(address));
+            service.outer_ips.extend(new);
+        }
     }
     let items = spec.field("ports").map(|field| field.items(problems)).unwrap_or_default();
     for item in &items {
@@ -172,6 +180,35 @@ fn decode_spec(spec: &Place<'_>, service: &mut Service, problems: &mut Problems)
     }
     if items.is_empty() && !service.headless && service.kind != ServiceType::ExternalName {
         problems.at(spec, "`ports` is required, unless the Service is headless");
+    }
+}
+
+fn decode_traffic_policy(spec: &Place<'_>, name: &str, problems: &mut Problems) -> TrafficPolicy {
+    let Some(field) = spec.field(name) else { return TrafficPolicy::Cluster };
+    match field.string(problems) {
+        Some("Local") => TrafficPolicy::Local,
+        Some("Cluster" | "") | None => TrafficPolicy::Cluster,
+        Some(other) => {
+            problems.at(&field, format!("`{other}` is neither Cluster nor Local"));
+            TrafficPolicy::Cluster
+        }
+    }
+}
+
+/// The load balancer's addresses, if packets to them keep them up to the node (`ipMode: VIP`, the
+/// default). A load balancer that is known by name alone has none.
+fn decode_status(root: &Place<'_>, service: &mut Service, problems: &mut Problems) {
+    let balancer = root.field("status").and_then(|status| status.field("loadBalancer"));
+    let Some(ingress) = balancer.and_then(|balancer| balancer.field("ingress")) else { return };
+    for item in ingress.items(problems) {
+        let proxied = item.field("ipMode").and_then(|mode| mode.string(problems)) == Some("Proxy");
+        let Some(place) = item.field("ip").filter(|_| !proxied) else { continue };
+        if place.node.value == Value::String(String::new()) {
+            continue;
+        }
+        let address = decode_ip(&place, problems);
+        let new = address.filter(|address| !service.outer_ips.contains(address));
+        service.outer_ips.extend(new);
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn name_denier<B: AsRef<[u8]>, V: Words, W: Words>(
         (Reason::PolicyIngress.as_str(), [false, true]),
     ];
     if let Some((_, ends)) = HALVES.iter().find(|(reason, _)| *reason == question.reason) {
-        name_denier_of(classifier, &as_sent, *ends, text);
+        name_denier_of((classifier, endpoints), &as_sent, *ends, text);
         return;
     }
     if question.reason != Reason::FlowCut.as_str() {
@@ -71,19 +71,22 @@ pub(super) fn name_denier<B: AsRef<[u8]>, V: Words, W: Words>(
         None => vec![as_sent, reversed],
     };
     // Until one of them is denied.
-    let _ = order.iter().any(|c| name_denier_of(classifier, c, here(c), text));
+    let _ = order.iter().any(|c| name_denier_of((classifier, endpoints), c, here(c), text));
 }
 
 /// Names the policies of the first of the `asked` ends (source, destination) that denies;
 /// false if neither does.
 fn name_denier_of<B: AsRef<[u8]>, V: Words>(
-    classifier: &Classifier<B, V>,
+    (classifier, endpoints): (&Classifier<B, V>, &Endpoints),
     connection: &Connection,
     asked: [bool; 2],
     text: &mut Text,
 ) -> bool {
     let table = classifier.table();
-    let judgement = classifier.evaluate(connection);
+    // A port of the node at which something was denied is a Service's.
+    let to_node = endpoints.is_nodes(connection.dst);
+    let judgement = to_node.then(|| classifier.evaluate_to_node(connection)).flatten();
+    let judgement = judgement.unwrap_or_else(|| classifier.evaluate(connection));
     let programs = |end| table.programs(classifier.class_of(end));
     let (verdict, program) = if asked[0] && !judgement.egress.is_allow() {
         (judgement.egress, programs(connection.src).map(|(_, egress)| egress))

@@ -6,13 +6,17 @@ use weir_table::flow::HashKey;
 use weir_table::flow::layout::{v4_words, v6_words};
 use weir_table::mem::Mapping;
 use weir_table::policy::{
-    ClassId, ClassInfo, PolicyImage, PolicyTable, Program, Span, Verdict, encode,
+    ClassId, ClassInfo, PolicyImage, PolicyTable, Program, ServiceInfo, Span, Verdict, encode,
 };
 use weir_table::{counters, seal};
 
 use super::*;
 
 fn table(generation: u64) -> PolicyTable<Mapping> {
+    serving(generation, Vec::new())
+}
+
+fn serving(generation: u64, services: Vec<ServiceInfo>) -> PolicyTable<Mapping> {
     let spans = || vec![Span { first: 0, row: 0 }];
     let open =
         Program { isolating: vec![], tcp: spans(), udp: spans(), sctp: spans(), icmp: 0, other: 0 };
@@ -24,6 +28,7 @@ fn table(generation: u64) -> PolicyTable<Mapping> {
         prefixes: vec![("0.0.0.0/0".parse().unwrap(), 0), ("::/0".parse().unwrap(), 0)],
         programs: vec![open],
         rows: vec![vec![Verdict::ALLOW_UNRESTRICTED; 3]],
+        services,
     };
     let fd = seal::sealed_copy("weir-test", &encode(&image).unwrap()).unwrap();
     PolicyTable::from_bytes(Mapping::of_sealed(fd.as_fd(), "test").unwrap()).unwrap()
@@ -112,4 +117,47 @@ fn flows_of_an_address_that_has_left_its_device_are_forgotten() {
     assert_eq!(left, [[11, 0]], "the one that moved");
     node.set_endpoints(pods([0, 22])).unwrap();
     assert_eq!(node.flows.iter().count(), 0, "the one that is gone");
+}
+
+/// What the hooks are told follows the table as well as the node's addresses.
+#[test]
+fn ports_of_the_node_are_told_to_the_hooks() {
+    use crate::endpoints::EndpointsBuilder;
+    use crate::steer::node_ports::NODE_PORTS;
+
+    let told = NodePorts::new(SharedWords::heap(NODE_PORTS));
+    let node = node().telling_node_ports_to(told);
+    let publish = |generation, services: &[(&str, u8, u16)]| {
+        let service = |&(address, protocol, port): &(&str, u8, u16)| ServiceInfo {
+            address: address.parse().unwrap(),
+            protocol,
+            port,
+            backends: vec![],
+        };
+        let map = AddressMapWriter::create(generation, 8).unwrap();
+        let map = AddressMap::from_fd(map.fd().unwrap()).unwrap();
+        let table = serving(generation, services.iter().map(service).collect());
+        node.enforce(Arc::new(Classifier::new(table, map).unwrap())).unwrap();
+    };
+    let told = || {
+        let told = node.node_ports.as_ref().unwrap();
+        [(6, 80), (6, 81), (6, 30_080), (17, 30_080)].map(|(proto, port)| told.is_set(proto, port))
+    };
+    let of_the_node = |addresses: &[&str]| {
+        let mut builder = EndpointsBuilder::new();
+        builder.set_node_addresses(addresses.iter().map(|text| text.parse().unwrap()));
+        node.set_endpoints(Arc::new(builder.build().0)).unwrap();
+    };
+    of_the_node(&["192.0.2.1"]);
+    assert_eq!(told(), [false; 4], "there is no table yet");
+    publish(1, &[("192.0.2.1", 6, 80), ("192.0.2.2", 6, 81), ("::", 17, 30_080)]);
+    assert_eq!(told(), [true, false, false, true]);
+    let stamp = node.stamps.of("192.0.2.2".parse().unwrap());
+    of_the_node(&["192.0.2.2"]);
+    assert_eq!(told(), [false, true, false, true]);
+    assert_ne!(node.stamps.of("192.0.2.2".parse().unwrap()), stamp, "it is the node's by now");
+    publish(2, &[("0.0.0.0", 6, 30_080)]);
+    assert_eq!(told(), [false, false, true, false]);
+    publish(3, &[]);
+    assert_eq!(told(), [false; 4]);
 }

@@ -36,11 +36,13 @@ use super::admit::{FlowPacket, GroupPacket, RelatedError};
 use super::judge::{self, Halves};
 use super::offload::Offload;
 use super::{Outcome, View};
+use crate::endpoints::Endpoints;
 use crate::shim::Direction;
 
 /// Conntrack during one burst.
 pub(super) struct Conntrack<'a, B, W, C> {
     classifier: &'a Classifier<B, W>,
+    endpoints: &'a Endpoints,
     flows: &'a FlowTable<W>,
     stamps: &'a Stamps<W>,
     offload: Offload<'a, W>,
@@ -67,9 +69,9 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         counters: &'a CounterBlock<C>,
         now: Tick,
     ) -> Self {
-        let &View { flows, stamps, verdicts, .. } = view;
+        let &View { endpoints, flows, stamps, verdicts, .. } = view;
         let offload = Offload::new(flows, stamps, verdicts);
-        Self { classifier, flows, stamps, offload, counters, hits: Cell::new(0), now }
+        Self { classifier, endpoints, flows, stamps, offload, counters, hits: Cell::new(0), now }
     }
 
     /// Packets of known flows so far, to be counted as [`Counter::FlowHits`] once a burst.
@@ -279,7 +281,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     }
 
     fn judge(&self, connection: &Connection, halves: Halves) -> Result<(), Reason> {
-        let verdict = judge::judge(self.classifier, connection, halves);
+        let verdict = judge::judge(self.classifier, self.endpoints, connection, halves);
         self.counters.add(
             match verdict {
                 Ok(()) => Counter::DecisionsAllowed,

@@ -4,6 +4,11 @@
 //! Each half is enforced on the node where that end lives: a hook asks the egress half
 //! if the initiator is an endpoint of this node, and the ingress half if the other end
 //! is. Where both are, one verdict serves both hooks.
+//!
+//! A connection to a Service has an egress half only, which is what the source's policies say of
+//! the backends (`weir_table::classify::Reach`). Where these leave it to the backends' hooks the
+//! answer here is that it may pass: nothing that is remembered of it, a flow or a cached verdict,
+//! bears the address that it will have there, nor does its mark travel on.
 #![forbid(unsafe_code)]
 
 use weir_table::addr::Address;
@@ -13,6 +18,7 @@ use weir_table::flow::{FlowKey, Side};
 use weir_table::mem::Words;
 use weir_table::policy::Verdict;
 
+use crate::endpoints::Endpoints;
 use crate::parse::protocol;
 
 /// The halves to be asked. At a hook at least one is.
@@ -51,6 +57,7 @@ pub(super) fn describe(src: Address, dst: Address, protocol: u8, dport: u16) -> 
 #[inline]
 pub(crate) fn judge<B: AsRef<[u8]>, W: Words>(
     classifier: &Classifier<B, W>,
+    endpoints: &Endpoints,
     connection: &Connection,
     halves: Halves,
 ) -> Result<(), Reason> {
@@ -60,6 +67,11 @@ pub(crate) fn judge<B: AsRef<[u8]>, W: Words>(
     if unknown(halves.egress, connection.src) || unknown(halves.ingress, connection.dst) {
         return Err(Reason::Quarantined);
     }
+    // To the node's own addresses, of which only those ports come here behind which a Service
+    // may be (`is_for_node_port` of steer.bpf.c).
+    if classifier.table().has_services() && halves.egress && endpoints.is_nodes(connection.dst) {
+        return judge_to_node(classifier, connection);
+    }
     let judgement = classifier.evaluate(connection);
     let denied = |asked: bool, verdict: Verdict| asked && !verdict.is_allow();
     if denied(halves.egress, judgement.egress) {
@@ -68,6 +80,22 @@ pub(crate) fn judge<B: AsRef<[u8]>, W: Words>(
         Err(reason(judgement.ingress, Reason::PolicyIngress))
     } else {
         Ok(())
+    }
+}
+
+/// A pod of this node may always reach the node; a Service behind one of the node's ports is not
+/// the node.
+#[cold]
+#[inline(never)]
+fn judge_to_node<B: AsRef<[u8]>, W: Words>(
+    classifier: &Classifier<B, W>,
+    connection: &Connection,
+) -> Result<(), Reason> {
+    match classifier.evaluate_to_node(connection) {
+        Some(judgement) if !judgement.egress.is_allow() => {
+            Err(reason(judgement.egress, Reason::PolicyEgress))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

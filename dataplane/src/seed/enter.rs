@@ -8,6 +8,7 @@ use weir_table::mem::Words;
 use weir_table::stamps::Stamps;
 
 use super::Seed;
+use crate::endpoints::Endpoints;
 use crate::pipeline::judge::{self, Halves};
 
 /// What became of the seeds.
@@ -30,8 +31,8 @@ pub struct Entered {
 pub fn enter<B: AsRef<[u8]>, W: Words>(
     seeds: &[Seed],
     classifier: &Classifier<B, W>,
-    flows: &FlowTable<W>,
-    stamps: &Stamps<W>,
+    endpoints: &Endpoints,
+    (flows, stamps): (&FlowTable<W>, &Stamps<W>),
     now: Tick,
 ) -> Entered {
     let mut entered = Entered::default();
@@ -46,7 +47,8 @@ pub fn enter<B: AsRef<[u8]>, W: Words>(
             hold: false,
         };
         let connection = judge::connection(&key, initiator);
-        let verdict = judge::judge(classifier, &connection, Halves::of(initiator, ifindex));
+        let halves = Halves::of(initiator, ifindex);
+        let verdict = judge::judge(classifier, endpoints, &connection, halves);
         let denied = verdict.is_err();
         // Left to its next packet, and so is what met an address in change.
         if (denied && !answered) || verdict == Err(Reason::BadClass) {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  /sys/fs/bpf/weir/
-//!    weir_config  weir_steering  weir_*_addrs  weir_macs    what the hooks read and count
+//!    weir_config  weir_steering  weir_*_addrs
+//!    weir_node_ports  weir_macs                            what the hooks read and count
 //!    weir_counters  weir_flows*  weir_quota                what workers and hooks write
 //!    weir_verdicts*                                        what the workers write
 //!    weir_stamps                                           what the admin side writes
@@ -20,6 +21,7 @@ mod clsact;
 mod deliver;
 pub mod kernel_skb;
 pub mod macs;
+pub mod node_ports;
 
 use std::collections::HashSet;
 use std::io;
@@ -40,6 +42,7 @@ use crate::punt::Backend;
 use abi::{CONFIG_WORDS, Config};
 use clsact::Clsact;
 use macs::{MAC_WORDS, Macs};
+use node_ports::{NODE_PORTS, NodePorts};
 
 use crate::drops::HookDrops;
 
@@ -51,10 +54,11 @@ static TAP_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer_tap.bpf.o"));
 
 /// Maps that outlive the daemon; the one by which they are known comes first.
-const PINNED: [&str; 12] = [
+const PINNED: [&str; 13] = [
     "weir_config",
     "weir_steering",
     "weir_node_addrs",
+    "weir_node_ports",
     "weir_pod_addrs",
     "weir_macs",
     "weir_counters",
@@ -250,6 +254,14 @@ impl Steering {
     /// [`SteerError::Memory`] when the kernel refuses the mapping.
     pub fn macs(&self) -> Result<Macs<SharedWords>, SteerError> {
         Ok(Macs::new(self.words("weir_macs", MAC_WORDS)?))
+    }
+
+    /// Which ports of the node are Services', shared with the hooks.
+    ///
+    /// # Errors
+    /// [`SteerError::Memory`] when the kernel refuses the mapping.
+    pub fn node_ports(&self) -> Result<NodePorts<SharedWords>, SteerError> {
+        Ok(NodePorts::new(self.words("weir_node_ports", NODE_PORTS)?))
     }
 
     /// Makes the node-address map hold exactly `addresses`.

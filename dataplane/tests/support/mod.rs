@@ -17,7 +17,7 @@ use weir_table::flow::{FlowTable, HashKey, QUOTA_WORDS, Quota, VerdictCache, lay
 use weir_table::mem::SharedWords;
 use weir_table::policy::{
     ClassId, ClassInfo, PolicyImage, PolicyInfo, PolicyKind, PolicyTable, Program, ProgramId,
-    RuleId, RuleInfo, Span, Verdict, encode,
+    RuleId, RuleInfo, ServiceInfo, Span, Verdict, encode,
 };
 use weir_table::stamps::{SlotSet, Stamps};
 
@@ -114,7 +114,13 @@ impl Matrix {
     }
 
     pub fn classifier(&self, generation: u64) -> HeapClassifier {
-        let table = PolicyTable::from_bytes(encode(&self.image(generation)).unwrap()).unwrap();
+        self.serving(generation, Vec::new())
+    }
+
+    /// The same with Services.
+    pub fn serving(&self, generation: u64, services: Vec<ServiceInfo>) -> HeapClassifier {
+        let image = PolicyImage { services, ..self.image(generation) };
+        let table = PolicyTable::from_bytes(encode(&image).unwrap()).unwrap();
         let mut writer = AddressMapWriter::private(generation, 16).unwrap();
         for actor in [ONE, TWO, REMOTE] {
             for six in [false, true] {
@@ -161,6 +167,7 @@ impl Matrix {
             ],
             programs,
             rows,
+            services: Vec::new(),
         }
     }
 }

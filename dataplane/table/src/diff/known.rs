@@ -71,6 +71,12 @@ impl KnownAddresses {
         self.entries.binary_search_by_key(&address, |entry| entry.0).is_ok()
     }
 
+    /// The class under which the map held an address.
+    pub(super) fn class_of(&self, address: Address) -> Option<ClassId> {
+        let at = self.entries.binary_search_by_key(&address, |entry| entry.0).ok()?;
+        self.entries.get(at).map(|entry| entry.1)
+    }
+
     /// The addresses that the map held and `later` does not.
     pub fn gone_in(&self, later: &KnownAddresses) -> Vec<Address> {
         let all = self.entries.iter().map(|entry| entry.0);

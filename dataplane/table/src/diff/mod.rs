@@ -27,6 +27,11 @@
 //!   one half that is asked here differs (property test). It is the *halves* that
 //!   are compared: a connection that the other half denies both times counts too.
 //!   An address whose class only one of the tables knows is always named.
+//! - Services: an endpoint's verdict about a Service depends on the classes of its backends,
+//!   which are no end of the connection. So a Service's address is named itself, if at one of its
+//!   ports the verdict of some endpoint of this node differs (`services`). The unspecified
+//!   address stands for those of the node, as in the table; it is named as well if a NodePort
+//!   comes or goes, since what a port of the node was without it is not known here.
 //! - **Bounded**: about 50 million elementary comparisons at most, some
 //!   50 ms; beyond that [`Changes::all`].
 //! - No lookup panics, whatever the (validated) tables and the maps hold.
@@ -38,6 +43,7 @@ mod pairs;
 mod properties;
 #[cfg(all(test, not(loom)))]
 mod scale;
+mod services;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod verdicts;
@@ -173,9 +179,14 @@ fn changes_within<B: AsRef<[u8]>, B2: AsRef<[u8]>>(
     if budget.is_exceeded() {
         return Changes::ALL;
     }
+    let Some(services) = services::changed((old, new), &pairs, &pods, &mut budget) else {
+        return Changes::ALL;
+    };
     let mut cover = Cover::new(&pairs, &pods, &groups, &group_of);
     cover.run();
     named.extend(pods.iter().filter(|pod| cover.names(pod)).map(|pod| pod.address));
+    named.extend(services);
     named.sort_unstable();
+    named.dedup();
     Changes { all: false, addresses: named }
 }

@@ -6,14 +6,14 @@ use proptest::{prelude::*, sample::Index};
 
 use super::{
     Changes, changes,
-    world::{Heap, Peer, Policy, World, allowed, between, build, halves, ip},
+    world::{Heap, Peer, Policy, Services, World, allowed, between, build, halves, ip},
 };
 use crate::{
     addr::Address,
     classify::Connection,
     policy::{
-        ClassInfo, PolicyImage, PolicyInfo, PolicyKind, Program, ProgramId, RuleId, RuleInfo, Span,
-        Verdict,
+        Backend, ClassId, ClassInfo, PolicyImage, PolicyInfo, PolicyKind, Program, ProgramId,
+        RuleId, RuleInfo, ServiceInfo, Span, Verdict,
     },
 };
 
@@ -62,6 +62,7 @@ fn addresses() -> impl Iterator<Item = Address> {
 fn ports(classifiers: [&Heap; 2]) -> BTreeSet<u16> {
     let mut ports = BTreeSet::from([0, 65535]);
     for table in classifiers.map(|classifier| classifier.table()) {
+        ports.extend(table.services().map(|(_, _, port, _)| port));
         for program in 0..table.counts().programs {
             for protocol in 0..3 {
                 for (first, _) in table.spans(ProgramId(program as u32), protocol) {
@@ -121,6 +122,8 @@ fn check_exact(
             idle.remove(&connection.dst);
         }
     });
+    // What a NodePort's port was without it is not known.
+    idle.retain(|address| !address.is_unspecified());
     prop_assert!(idle.is_empty(), "named for nothing: {:?} of {:?}", idle, found.addresses);
     Ok(())
 }
@@ -145,14 +148,39 @@ prop_compose! {
     }
 }
 
+/// An address that is a pod's, or is not, and that blocks tell apart.
+fn anybody() -> impl Strategy<Value = Address> {
+    (0..PODS.len() + OUTSIDE.len()).prop_map(|i| addresses().nth(i).unwrap())
+}
+
+fn backends() -> impl Strategy<Value = Vec<(Address, u16, bool)>> {
+    let port = prop_oneof![Just(80u16), Just(85), Just(443)];
+    prop::collection::vec((anybody(), port, any::<bool>()), 0..4)
+}
+
+fn place() -> impl Strategy<Value = (Address, u16)> {
+    // Mostly at addresses of no pod, as it should be.
+    let address = prop_oneof![
+        8 => (0..OUTSIDE.len()).prop_map(|i| ip(OUTSIDE[i])),
+        1 => Just(ip("::")),
+        1 => anybody(),
+    ];
+    (address, prop_oneof![Just(80u16), Just(90)])
+}
+
+fn services() -> impl Strategy<Value = Services> {
+    prop::collection::btree_map(place(), backends(), 0..4)
+}
+
 prop_compose! {
     fn world()(
+        services in services(),
         pods in prop::collection::btree_map(0..PODS.len(), labels(), 0..PODS.len()),
         policies in prop::collection::vec(policy(), 0..5),
         order in any::<u64>(),
     ) -> World {
         let pods = pods.into_iter().map(|(pod, labels)| (ip(PODS[pod]), labels)).collect();
-        World { pods, policies, order }
+        World { pods, policies, services, order }
     }
 }
 
@@ -164,6 +192,7 @@ enum Event {
     Add(Policy),
     Remove(Index),
     Replace(Index, Policy),
+    Serve((Address, u16), Option<Vec<(Address, u16, bool)>>),
 }
 
 fn index() -> impl Strategy<Value = Index> {
@@ -181,6 +210,8 @@ fn event() -> impl Strategy<Value = Event> {
         policy().prop_map(Event::Add),
         index().prop_map(Event::Remove),
         (index(), policy()).prop_map(|(at, policy)| Event::Replace(at, policy)),
+        (place(), prop::option::of(backends()))
+            .prop_map(|(at, backends)| Event::Serve(at, backends)),
     ]
 }
 
@@ -193,6 +224,8 @@ fn happen(world: &mut World, event: Event) {
         Event::Remove(at) if count > 0 => _ = world.policies.remove(at.index(count)),
         Event::Replace(at, policy) if count > 0 => world.policies[at.index(count)] = policy,
         Event::Remove(_) | Event::Replace(..) => {}
+        Event::Serve(at, Some(backends)) => _ = world.services.insert(at, backends),
+        Event::Serve(at, None) => _ = world.services.remove(&at),
     }
 }
 
@@ -244,41 +277,61 @@ fn wild() -> impl Strategy<Value = (PolicyImage, Vec<(Address, u32)>)> {
                 prop::collection::btree_map(1..BLOCKS.len(), 0..classes, 0..5),
                 (0..classes, 0..classes),
                 prop::collection::btree_map(0..PODS.len(), 0..classes + 2, 0..PODS.len()),
+                prop::collection::btree_map(
+                    place(),
+                    prop::collection::btree_map((0..classes, 1u16..100), any::<bool>(), 0..4),
+                    0..4,
+                ),
             )
         })
-        .prop_map(|(generation, rules, classes, rows, programs, blocks, defaults, pods)| {
-            let class = |(ingress, egress)| ClassInfo {
-                ingress: ProgramId(ingress),
-                egress: ProgramId(egress),
-            };
-            let all = |row| vec![Span { first: 0, row }];
-            let free = Program {
-                tcp: all(0),
-                udp: all(0),
-                sctp: all(0),
-                icmp: 0,
-                other: 0,
-                isolating: vec![],
-            };
-            let default = |text: &str, class| (text.parse().unwrap(), class);
-            let blocks = blocks.into_iter().map(|(b, class)| (BLOCKS[b].parse().unwrap(), class));
-            let kind = PolicyKind::NetworkPolicy;
-            let image = PolicyImage {
-                generation,
-                policies: vec![PolicyInfo { kind, name: "test/wild".into() }],
-                rules: (0..rules).map(|_| RuleInfo { policy: 0, path: String::new() }).collect(),
-                rows: std::iter::once(vec![Verdict::ALLOW_UNRESTRICTED; classes.len()])
-                    .chain(rows)
-                    .collect(),
-                classes: classes.into_iter().map(class).collect(),
-                prefixes: [default("0.0.0.0/0", defaults.0), default("::/0", defaults.1)]
-                    .into_iter()
-                    .chain(blocks)
-                    .collect(),
-                programs: std::iter::once(free).chain(programs).collect(),
-            };
-            (image, pods.into_iter().map(|(pod, class)| (ip(PODS[pod]), class)).collect())
-        })
+        .prop_map(
+            |(generation, rules, classes, rows, programs, blocks, defaults, pods, services)| {
+                let services = services.into_iter().map(|((address, port), kinds)| {
+                    let backend = |((class, port), elsewhere)| Backend {
+                        class: ClassId(class),
+                        port,
+                        elsewhere,
+                    };
+                    let backends = kinds.into_iter().map(backend).collect();
+                    ServiceInfo { address, protocol: 6, port, backends }
+                });
+                let class = |(ingress, egress)| ClassInfo {
+                    ingress: ProgramId(ingress),
+                    egress: ProgramId(egress),
+                };
+                let all = |row| vec![Span { first: 0, row }];
+                let free = Program {
+                    tcp: all(0),
+                    udp: all(0),
+                    sctp: all(0),
+                    icmp: 0,
+                    other: 0,
+                    isolating: vec![],
+                };
+                let default = |text: &str, class| (text.parse().unwrap(), class);
+                let blocks =
+                    blocks.into_iter().map(|(b, class)| (BLOCKS[b].parse().unwrap(), class));
+                let kind = PolicyKind::NetworkPolicy;
+                let image = PolicyImage {
+                    generation,
+                    services: services.collect(),
+                    policies: vec![PolicyInfo { kind, name: "test/wild".into() }],
+                    rules: (0..rules)
+                        .map(|_| RuleInfo { policy: 0, path: String::new() })
+                        .collect(),
+                    rows: std::iter::once(vec![Verdict::ALLOW_UNRESTRICTED; classes.len()])
+                        .chain(rows)
+                        .collect(),
+                    classes: classes.into_iter().map(class).collect(),
+                    prefixes: [default("0.0.0.0/0", defaults.0), default("::/0", defaults.1)]
+                        .into_iter()
+                        .chain(blocks)
+                        .collect(),
+                    programs: std::iter::once(free).chain(programs).collect(),
+                };
+                (image, pods.into_iter().map(|(pod, class)| (ip(PODS[pod]), class)).collect())
+            },
+        )
 }
 
 proptest! {

@@ -96,6 +96,7 @@ impl Cluster {
             prefixes: ["0.0.0.0/0", "::/0"].map(|net| (net.parse().unwrap(), 0)).to_vec(),
             programs,
             rows,
+            services: Vec::new(),
         };
         let address =
             |(number, role): (usize, &Option<u32>)| Some((pod(number), self.class((*role)?)));

@@ -30,7 +30,7 @@ fn world(servers: usize, clients: usize) -> (World, Vec<Address>) {
         _ => OTHER,
     };
     let pods = (0..servers + clients + 10).map(|n| (pod(n), role(n))).collect();
-    let world = World { pods, policies: vec![admit(SERVER, CLIENT)], order: 1 };
+    let world = World { pods, policies: vec![admit(SERVER, CLIENT)], order: 1, ..World::default() };
     (world, (0..servers).map(pod).collect())
 }
 
@@ -297,4 +297,37 @@ fn a_map_that_never_settles_is_all() {
     ctl(live).fetch_add(1, Ordering::Relaxed);
     assert_eq!(known.update(&classifier), spoiled);
     assert!(known.is_settled());
+}
+
+/// One pod of this node, in quarantine towards everything but servers at port 80; a Service of two
+/// backends, a server and another.
+#[test]
+fn a_service_is_named_when_somebody_here_gets_another_verdict() {
+    let vip = Address::v4([10, 96, 0, 1]);
+    let mut start = World { order: 1, ..World::default() };
+    start.pods = [(pod(0), CLIENT), (pod(1), SERVER), (pod(2), OTHER)].into();
+    start.policies.push(Policy { egress: true, ..admit(CLIENT, SERVER) });
+    start.services.insert((vip, 80), vec![(pod(1), 80, true)]);
+    let start = (start, vec![pod(0)]);
+    let with = |backends: Vec<(Address, u16, bool)>| {
+        named(&start, |new| _ = new.services.insert((vip, 80), backends))
+    };
+    assert_eq!(with(vec![(pod(1), 80, true)]), []);
+    assert_eq!(with(vec![(pod(1), 80, false)]), [], "allowed wherever it is");
+    assert_eq!(with(vec![(pod(1), 80, true), (pod(2), 80, false)]), [], "its own hook decides");
+    assert_eq!(with(vec![(pod(1), 80, true), (pod(2), 80, true)]), [vip]);
+    assert_eq!(with(vec![(pod(1), 81, true)]), [vip], "another port of the backend");
+    assert_eq!(with(vec![]), [vip]);
+    assert_eq!(named(&start, |new| _ = new.services.remove(&(vip, 80))), [vip]);
+    assert_eq!(named(&start, |new| _ = new.services.insert((vip, 81), vec![])), []);
+    // A NodePort: what its port was without it is not known.
+    let any = Address::v4([0; 4]);
+    assert_eq!(named(&start, |new| _ = new.services.insert((any, 3), vec![])), [any]);
+    // The backend gets other labels: it is named for itself, the Service for its new verdict.
+    let relabelled = named(&start, |new| _ = new.pods.insert(pod(1), OTHER));
+    assert_eq!(relabelled, [pod(1), vip]);
+    // Whom nobody restricts nothing changes for.
+    let mut free = start.clone();
+    free.0.policies.clear();
+    assert_eq!(named(&free, |new| _ = new.services.remove(&(vip, 80))), []);
 }

@@ -15,8 +15,8 @@ use crate::{
     classify::{Classifier, Connection},
     mem::{SharedWords, Words},
     policy::{
-        ClassId, ClassInfo, PolicyImage, PolicyInfo, PolicyKind, PolicyTable, Program, ProgramId,
-        RuleId, RuleInfo, Span, Verdict, encode,
+        Backend, ClassId, ClassInfo, PolicyImage, PolicyInfo, PolicyKind, PolicyTable, Program,
+        ProgramId, RuleId, RuleInfo, ServiceInfo, Span, Verdict, encode,
     },
 };
 
@@ -41,10 +41,15 @@ pub(super) struct Policy {
     pub(super) ports: Option<(u16, u16)>,
 }
 
+/// Address and TCP port of a Service, and its backends: address, port, and whether it is on
+/// another node.
+pub(super) type Services = BTreeMap<(Address, u16), Vec<(Address, u16, bool)>>;
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct World {
     pub(super) pods: BTreeMap<Address, Labels>,
     pub(super) policies: Vec<Policy>,
+    pub(super) services: Services,
     /// Decides how classes and policies are numbered.
     pub(super) order: u64,
 }
@@ -117,8 +122,23 @@ impl World {
             kind: PolicyKind::NetworkPolicy,
             name: format!("test/{i}"),
         };
+        let class_of = |address: &Address| match self.pods.get_key_value(address) {
+            Some(pod) => class(&key(pod)),
+            None => class(&(None, around(IpNet::from(address.to_ip())))),
+        };
+        let services = self.services.iter().map(|(&(address, port), backends)| {
+            let mut kinds: BTreeMap<(ClassId, u16), bool> = BTreeMap::new();
+            for (backend, port, elsewhere) in backends {
+                *kinds.entry((ClassId(class_of(backend)), *port)).or_default() |= elsewhere;
+            }
+            let kind = |((class, port), elsewhere)| Backend { class, port, elsewhere };
+            let backends = kinds.into_iter().map(kind).collect();
+            ServiceInfo { address, protocol: 6, port, backends }
+        });
+        let services = services.collect();
         let image = PolicyImage {
             generation,
+            services,
             rules: (0..policies.len() as u32)
                 .map(|policy| RuleInfo { policy, path: "spec.ingress[0]".into() })
                 .collect(),

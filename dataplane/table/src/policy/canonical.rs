@@ -29,6 +29,7 @@ impl Checker<'_> {
         self.padding()?;
         self.strings()?;
         self.runs()?;
+        self.backend_runs()?;
         self.palettes()
     }
 

@@ -194,6 +194,7 @@ impl Checker<'_> {
         self.rows()?;
         self.programs()?;
         self.unrestricted()?;
+        self.services()?;
         self.canonical()
     }
 
@@ -202,12 +203,12 @@ impl Checker<'_> {
     }
 
     /// Whether `index` names an element of `section`.
-    fn names_one(&self, section: Section, index: u32) -> bool {
+    pub(super) fn names_one(&self, section: Section, index: u32) -> bool {
         (index as usize) < self.directory.count(section)
     }
 
     /// Whether `first .. first + count` lies in `section`.
-    fn names_range(&self, section: Section, first: u32, count: usize) -> bool {
+    pub(super) fn names_range(&self, section: Section, first: u32, count: usize) -> bool {
         first as usize + count <= self.directory.count(section)
     }
 

@@ -16,8 +16,9 @@ use super::{
         ENDIAN_MARK, FORMAT_VERSION, HEADER_BYTES, LABEL, ROW_BITS, SECTION_ALIGN, SECTIONS,
         Section,
     },
-    prefix,
+    prefix, service,
 };
+use crate::addr::Address;
 
 /// Why an image cannot be made into a table: always a fault of the compiler
 /// that made the image, or a limit of the format.
@@ -86,6 +87,18 @@ pub enum EncodeError {
         /// The two classes.
         classes: (u32, u32),
     },
+    /// An address, protocol or port that no Service can have, or two Services with the same.
+    #[error("the image's Service at {} protocol {protocol} port {port} {problem}", .address.to_ip())]
+    Service {
+        /// Its address.
+        address: Address,
+        /// Its protocol.
+        protocol: u8,
+        /// Its port.
+        port: u16,
+        /// What does not hold.
+        problem: &'static str,
+    },
     /// More than 32 bits of index can name.
     #[error("the image has too many {what} for one table; narrow the policies' selectors")]
     TooMany {
@@ -106,6 +119,7 @@ pub fn encode(image: &PolicyImage) -> Result<Vec<u8>, EncodeError> {
     encode_classes(image, &mut out)?;
     let rows = encode_rows(image, &mut out)?;
     encode_programs(image, &rows, &mut out)?;
+    service::encode(image, &mut out)?;
     out.finish(image.generation)
 }
 
@@ -318,7 +332,7 @@ fn pack(indices: &[u32], bits: u32) -> Vec<u32> {
     words
 }
 
-fn known(
+pub(super) fn known(
     from: &'static str,
     what: &'static str,
     index: u32,
@@ -331,7 +345,7 @@ fn known(
     }
 }
 
-fn index(what: &'static str, value: usize) -> Result<u32, EncodeError> {
+pub(super) fn index(what: &'static str, value: usize) -> Result<u32, EncodeError> {
     u32::try_from(value).map_err(|_| EncodeError::TooMany { what })
 }
 
@@ -356,22 +370,22 @@ impl Strings {
 
 /// The sections while they grow.
 #[derive(Default)]
-struct Sections {
+pub(super) struct Sections {
     bytes: [Vec<u8>; SECTIONS],
 }
 
 impl Sections {
-    fn raw(&mut self, section: Section, bytes: &[u8]) {
+    pub(super) fn raw(&mut self, section: Section, bytes: &[u8]) {
         self.bytes[section as usize].extend_from_slice(bytes);
     }
 
-    fn u32s(&mut self, section: Section, values: &[u32]) {
+    pub(super) fn u32s(&mut self, section: Section, values: &[u32]) {
         for value in values {
             self.raw(section, &value.to_ne_bytes());
         }
     }
 
-    fn count(&self, section: Section) -> usize {
+    pub(super) fn count(&self, section: Section) -> usize {
         self.bytes[section as usize].len() / section.element()
     }
 

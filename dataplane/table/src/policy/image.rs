@@ -7,6 +7,7 @@
 //!                                                                     │ peer's class
 //!                                                                     ▼
 //!                                                                  Verdict ──▶ rule ──▶ policy
+//!  address, protocol, port ──▶ ServiceInfo ──▶ (class, port) of its backends, each judged so
 //! ```
 //!
 //! Plain vectors and indices, easy to build and to compare; [`super::encode`]
@@ -15,6 +16,8 @@
 use std::fmt;
 
 use ipnet::IpNet;
+
+use crate::addr::Address;
 
 /// Index of a [`ClassInfo`]: a set of addresses that no policy tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,6 +124,32 @@ pub struct Program {
     pub other: u32,
 }
 
+/// One kind of backend of a Service: all those that no policy tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// Their class.
+    pub class: ClassId,
+    /// The port at which they take what was sent to the Service's; not 0.
+    pub port: u16,
+    /// One of them is, or may be, on another node: no hook of this node sees what the Service's
+    /// translation makes of a packet to it.
+    pub elsewhere: bool,
+}
+
+/// An address and port that a translation replaces by those of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceInfo {
+    /// The address; the unspecified one of a family stands for every address of this node, as
+    /// a NodePort has them.
+    pub address: Address,
+    /// IANA protocol number: TCP, UDP or SCTP.
+    pub protocol: u8,
+    /// The port, in host order; not 0.
+    pub port: u16,
+    /// Kinds of backends, ascending by class, then port; none twice.
+    pub backends: Vec<Backend>,
+}
+
 /// Everything that one generation decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyImage {
@@ -139,6 +168,9 @@ pub struct PolicyImage {
     pub programs: Vec<Program>,
     /// The rows: one verdict a class.
     pub rows: Vec<Vec<Verdict>>,
+    /// Services, in any order, none twice. Empty if no policy restricts egress: then nobody
+    /// asks.
+    pub services: Vec<ServiceInfo>,
 }
 
 /// What is to happen to a connection in one direction, and by which rule.

@@ -8,7 +8,7 @@
 //!  32  content hash      u64   over every other byte
 //!  40  generation        u64
 //!  48  section directory       one { offset u64, count u64 } for each section
-//!  272 sections, each at a multiple of 16, zero padded
+//!  304 sections, each at a multiple of 16, zero padded
 //! ```
 //!
 //! Numbers are in the byte order of the machine that wrote them: a table never
@@ -18,7 +18,7 @@
 pub(super) const LABEL: [u8; 16] = *b"weir policy\0\0\0\0\0";
 /// Raised whenever the meaning of any byte changes. Both sides of the socket
 /// compare it before a table is sent.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// The endianness mark.
 pub(super) const ENDIAN_MARK: u32 = 0x0000_feff;
 
@@ -70,9 +70,14 @@ pub(super) enum Section {
     Palette,
     /// Packed indices into a row's palette, u32 words, lowest bits first.
     Indices,
+    /// `{ address, u128; protocol << 16 | port, first backend, backends, u32 each }`,
+    /// ascending by address, then protocol and port.
+    Services,
+    /// `{ class, elsewhere << 16 | port }`, u32 each, ascending within a Service.
+    Backends,
 }
 
-pub(super) const SECTIONS: usize = 14;
+pub(super) const SECTIONS: usize = 16;
 
 impl Section {
     pub(super) const ALL: [Section; SECTIONS] = [
@@ -90,6 +95,8 @@ impl Section {
         Section::Rows,
         Section::Palette,
         Section::Indices,
+        Section::Services,
+        Section::Backends,
     ];
 
     /// Bytes of one element.
@@ -102,9 +109,10 @@ impl Section {
             | Section::Isolating
             | Section::Palette
             | Section::Indices => 4,
-            Section::Classes | Section::Spans => 8,
+            Section::Classes | Section::Spans | Section::Backends => 8,
             Section::Policies | Section::Rules => 12,
             Section::V6Starts | Section::Rows => 16,
+            Section::Services => 28,
             Section::Programs => 40,
         }
     }
@@ -125,6 +133,8 @@ impl Section {
             Section::Rows => "rows",
             Section::Palette => "palettes",
             Section::Indices => "row indices",
+            Section::Services => "Services",
+            Section::Backends => "backends",
         }
     }
 }

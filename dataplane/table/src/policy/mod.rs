@@ -22,6 +22,7 @@ mod layout;
 mod prefix;
 #[cfg(all(test, not(loom)))]
 mod properties;
+mod service;
 mod table;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -31,8 +32,9 @@ pub(crate) use tests::small as small_image;
 pub use decode::DecodeError;
 pub use encode::{EncodeError, encode};
 pub use image::{
-    ClassId, ClassInfo, PolicyImage, PolicyInfo, PolicyKind, Program, ProgramId, RuleId, RuleInfo,
-    Span, Verdict,
+    Backend, ClassId, ClassInfo, PolicyImage, PolicyInfo, PolicyKind, Program, ProgramId, RuleId,
+    RuleInfo, ServiceInfo, Span, Verdict,
 };
 pub use layout::FORMAT_VERSION;
+pub use service::Service;
 pub use table::{Counts, PolicyTable, RuleRef};

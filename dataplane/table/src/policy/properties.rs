@@ -33,6 +33,10 @@ fn exercise<B: AsRef<[u8]>>(table: &PolicyTable<B>) {
         }
     }
     table.policies().for_each(|(_, name)| _ = name.len());
+    for (address, protocol, port, service) in table.services() {
+        assert_eq!(table.service(address, protocol, port), Some(service));
+        table.backends(service).for_each(|backend| _ = backend);
+    }
     for bits in [0, 1, u128::MAX, 0xffff_0000_0000, 0xffff_ffff_ffff] {
         table.class_of_prefix(Address::from_bits(bits));
     }
@@ -66,6 +70,39 @@ fn verdict(rules: u32) -> impl Strategy<Value = Verdict> {
     ]
 }
 
+prop_compose! {
+    /// Backends of few classes and ports, so that lists are equal now and then.
+    fn backends(classes: u32)(
+        kinds in prop::collection::btree_map((0..classes, 1u16..4), any::<bool>(), 0..4),
+    ) -> Vec<Backend> {
+        let backend = |((class, port), elsewhere)| Backend { class: ClassId(class), port, elsewhere };
+        kinds.into_iter().map(backend).collect()
+    }
+}
+
+fn services(classes: u32) -> impl Strategy<Value = Vec<ServiceInfo>> {
+    let address = prop_oneof![
+        any::<u32>().prop_map(|bits| Address::v4(bits.to_be_bytes())),
+        any::<u128>().prop_map(Address::from_bits),
+        Just(Address::v4([10, 96, 0, 1])),
+        Just(Address::v4([0; 4])),
+    ];
+    let protocol = prop_oneof![Just(6u8), Just(17), Just(132)];
+    let port = prop_oneof![1u16..4, 1u16..];
+    prop::collection::btree_map((address, protocol, port), backends(classes), 0..12)
+        .prop_map(|services| {
+            let service = |((address, protocol, port), backends)| ServiceInfo {
+                address,
+                protocol,
+                port,
+                backends,
+            };
+            services.into_iter().map(service).collect::<Vec<_>>()
+        })
+        // In any order.
+        .prop_shuffle()
+}
+
 fn image() -> impl Strategy<Value = PolicyImage> {
     (1u32..4, 1u32..30, 1u32..40, 1u32..7, 1u32..5)
         .prop_flat_map(|(policies, rules, classes, rows, programs)| {
@@ -79,10 +116,11 @@ fn image() -> impl Strategy<Value = PolicyImage> {
                 prop::collection::vec(program(rows + 1, policies), programs as usize - 1),
                 prop::collection::btree_map((any::<u32>(), 0u8..=32), 0..classes, 0..8),
                 prop::collection::btree_map((any::<u128>(), 0u8..=128), 0..classes, 0..8),
-                (0..classes, 0..classes),
+                ((0..classes, 0..classes), services(classes)),
             )
         })
-        .prop_map(|(generation, policies, rules, classes, rows, programs, v4, v6, defaults)| {
+        .prop_map(|(generation, policies, rules, classes, rows, programs, v4, v6, last)| {
+            let (defaults, services) = last;
             let mut prefixes = vec![(net("0.0.0.0/0"), defaults.0), (net("::/0"), defaults.1)];
             let v4 = v4.into_iter().map(|((ip, len), c)| {
                 (IpNet::new(std::net::Ipv4Addr::from_bits(ip).into(), len).unwrap().trunc(), c)
@@ -118,6 +156,7 @@ fn image() -> impl Strategy<Value = PolicyImage> {
                     .collect(),
                 prefixes,
                 programs: std::iter::once(uniform(0)).chain(programs).collect(),
+                services,
             }
         })
 }
@@ -159,6 +198,20 @@ proptest! {
             prop_assert_eq!(
                 table.programs(ClassId(number as u32)), Some((class.ingress, class.egress))
             );
+        }
+        let mut places: Vec<(Address, u8, u16)> =
+            image.services.iter().map(|s| (s.address, s.protocol, s.port)).collect();
+        places.sort_unstable();
+        prop_assert_eq!(table.services().map(|(a, b, c, _)| (a, b, c)).collect::<Vec<_>>(), places);
+        prop_assert_eq!(table.has_services(), !image.services.is_empty());
+        for ServiceInfo { address, protocol, port, backends } in &image.services {
+            let service = table.service(*address, *protocol, *port).unwrap();
+            prop_assert_eq!(&table.backends(service).collect::<Vec<_>>(), backends);
+            for other in [port.wrapping_add(1), 0] {
+                let is_there = image.services.iter()
+                    .any(|s| (s.address, s.protocol, s.port) == (*address, *protocol, other));
+                prop_assert_eq!(table.service(*address, *protocol, other).is_some(), is_there);
+            }
         }
         for (prefix, _) in &image.prefixes {
             for ip in [prefix.network(), prefix.broadcast()] {

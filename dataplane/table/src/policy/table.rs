@@ -9,10 +9,10 @@ use crate::addr::Address;
 
 /// IANA protocol numbers that have rules of their own.
 const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
+pub(super) const SCTP: u8 = 132;
 
 /// One generation of policy, generic over where its bytes live: a sealed
 /// mapping in the dataplane, a `Vec<u8>` in `weir eval` and in tests.
@@ -52,6 +52,8 @@ pub struct Counts {
     pub programs: usize,
     /// Distinct rows of verdicts.
     pub rows: usize,
+    /// Addresses and ports of Services.
+    pub services: usize,
     /// Bytes in memory.
     pub bytes: usize,
 }
@@ -72,6 +74,12 @@ impl<B: AsRef<[u8]>> PolicyTable<B> {
         self.directory.generation
     }
 
+    /// Where the sections are.
+    #[inline]
+    pub(super) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// The whole table as bytes, to keep a copy.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.as_ref()
@@ -87,6 +95,7 @@ impl<B: AsRef<[u8]>> PolicyTable<B> {
             intervals: count(Section::V4Starts) + count(Section::V6Starts),
             programs: count(Section::Programs),
             rows: count(Section::Rows),
+            services: count(Section::Services),
             bytes: self.bytes.as_ref().len(),
         }
     }
@@ -354,7 +363,7 @@ impl<B: AsRef<[u8]>> PolicyTable<B> {
 /// for index 0 and, once false, stays false. No branch depends on the data, so
 /// an unpredictable address costs no misprediction.
 #[inline]
-fn last_at_most(count: usize, at_most: impl Fn(usize) -> bool) -> usize {
+pub(super) fn last_at_most(count: usize, at_most: impl Fn(usize) -> bool) -> usize {
     let (mut base, mut size) = (0, count);
     while size > 1 {
         let half = size / 2;

@@ -56,7 +56,15 @@ pub(crate) fn small() -> PolicyImage {
             },
         ],
         rows: vec![vec![Verdict::ALLOW_UNRESTRICTED; 3], vec![deny; 3], vec![deny, deny, allow]],
+        // The client's Service, of which all backends are web servers, one kind of them here.
+        services: vec![service("10.96.0.1", 80, &[(1, 80, false), (1, 81, true)])],
     }
+}
+
+pub(super) fn service(address: &str, port: u16, backends: &[(u32, u16, bool)]) -> ServiceInfo {
+    let kind = |&(class, port, elsewhere)| Backend { class: ClassId(class), port, elsewhere };
+    let backends = backends.iter().map(kind).collect();
+    ServiceInfo { address: address.parse().unwrap(), protocol: 6, port, backends }
 }
 
 /// What the image itself says: the definition that the table has to match.
@@ -138,6 +146,41 @@ fn unknown_classes_and_programs_are_denied() {
     assert_eq!(table.judge(ProgramId(1), ClassId(u32::MAX), 6, 80), bad);
     assert_eq!(table.judge(ProgramId(2), ClassId(0), 6, 80), bad);
     assert_eq!(table.judge(ProgramId(u32::MAX), ClassId(0), 6, 80), bad);
+}
+
+#[test]
+fn services_are_found_by_address_protocol_and_port() {
+    let mut image = small();
+    let list = [(0, 443, true), (1, 80, false), (1, 81, true)];
+    image.services.extend([
+        service("fd00::1", 80, &list),
+        service("0.0.0.0", 30_080, &list),
+        service("10.96.0.2", 80, &[]),
+        service("10.96.0.1", 81, &list),
+        ServiceInfo { protocol: 17, ..service("10.96.0.1", 80, &[]) },
+    ]);
+    let bytes = encode(&image).unwrap();
+    image.services.reverse();
+    assert_eq!(encode(&image).unwrap(), bytes, "in whatever order they are given");
+    let table = table(&image);
+    assert_eq!(table.counts().services, 6);
+    let kinds = |address: &str, protocol, port| {
+        let service = table.service(address.parse().unwrap(), protocol, port)?;
+        Some(table.backends(service).map(|b| (b.class.0, b.port, b.elsewhere)).collect::<Vec<_>>())
+    };
+    assert_eq!(kinds("10.96.0.1", 6, 80), Some(vec![(1, 80, false), (1, 81, true)]));
+    assert_eq!(kinds("10.96.0.1", 6, 81).as_deref(), Some(&list[..]));
+    assert_eq!(kinds("fd00::1", 6, 80).as_deref(), Some(&list[..]));
+    assert_eq!(kinds("0.0.0.0", 6, 30_080).as_deref(), Some(&list[..]));
+    assert_eq!(kinds("10.96.0.2", 6, 80), Some(vec![]));
+    assert_eq!(kinds("10.96.0.1", 17, 80), Some(vec![]));
+    for (address, protocol, port) in
+        [("10.96.0.1", 6, 79), ("10.96.0.1", 132, 80), ("10.96.0.3", 6, 80), ("::", 6, 30_080)]
+    {
+        assert_eq!(kinds(address, protocol, port), None, "{address} {protocol} {port}");
+    }
+    let places = table.services().map(|(address, protocol, port, _)| (address, protocol, port));
+    assert!(places.is_sorted());
 }
 
 #[test]
@@ -224,7 +267,7 @@ fn foreign_tables_are_refused_in_words() {
 #[test]
 fn images_with_a_fault_are_refused() {
     type Fault = fn(&mut PolicyImage);
-    let faults: [(Fault, &str); 16] = [
+    let faults: [(Fault, &str); 22] = [
         (|i| i.rules[0].policy = 1, "rule names policy 1"),
         (|i| i.classes[1].ingress = ProgramId(2), "class names program 2"),
         (|i| i.classes[1].egress = ProgramId(2), "class names program 2"),
@@ -241,6 +284,12 @@ fn images_with_a_fault_are_refused() {
         (|i| i.programs[1].sctp.clear(), "SCTP spans of program 1"),
         (|i| i.programs[1].other = 3, "program names row 3"),
         (|i| i.programs[0].icmp = 1, "program 0 of the image must allow everything"),
+        (|i| i.services.push(i.services[0].clone()), "10.96.0.1 protocol 6 port 80 is there twice"),
+        (|i| i.services[0].protocol = 1, "has no ports, or port 0"),
+        (|i| i.services[0].port = 0, "has no ports, or port 0"),
+        (|i| i.services[0].backends.reverse(), "kinds of backends that do not ascend"),
+        (|i| i.services[0].backends[0].port = 0, "backends at port 0"),
+        (|i| i.services[0].backends[1].class = ClassId(3), "Service names class 3"),
     ];
     for (fault, words) in faults {
         let mut image = small();
