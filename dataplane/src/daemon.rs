@@ -26,6 +26,7 @@ use crate::discover::Discovery;
 use crate::drops;
 use crate::netlink::{Link, Netlink};
 use crate::node::Node;
+use crate::origins::HostConntrack;
 use crate::pipeline::Pipeline;
 use crate::placements::Bells;
 use crate::pods::{Plugin, Pods};
@@ -186,7 +187,8 @@ impl Daemon {
             verdicts: settings.offload.then(|| Arc::new(verdicts)),
         };
         let node = Node::new(settings.workers as usize, counters, flows, stamps)
-            .telling_node_ports_to(steering.node_ports()?);
+            .telling_node_ports_to(steering.node_ports()?)
+            .asking_for_origins(origins(HostConntrack::open_unlimited()));
         let node = Arc::new(node);
         let stop = Arc::new(AtomicBool::new(false));
         let queues: Vec<_> = (0..settings.workers).map(|_| drops::queue()).collect();
@@ -197,6 +199,7 @@ impl Daemon {
                 config: Arc::clone(&config),
                 tables: tables.clone(),
                 counters: CounterBlock::new(Arc::clone(&counter_words), id as usize)?,
+                origins: origins(HostConntrack::open()),
                 stop: Arc::clone(&stop),
             };
             let pipeline = Pipeline::new(id as usize, settings.workers as usize)
@@ -315,6 +318,18 @@ impl Daemon {
         }
         Ok(())
     }
+}
+
+/// Who opened what the host has translated, if that can be found out.
+fn origins(opened: Result<HostConntrack, String>) -> Option<HostConntrack> {
+    opened
+        .inspect_err(|error| {
+            tracing::warn!(
+                error,
+                "connections that the host masquerades are judged as the node's address"
+            );
+        })
+        .ok()
 }
 
 /// Locks the pods; a panic while they were locked does not make them unusable.

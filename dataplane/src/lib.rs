@@ -4,9 +4,10 @@
 //! (what the kernel decides by itself), [`shim`] and [`frame`] (what travels to user
 //! space), [`io`] (where it comes from), [`pipeline`] (what becomes of it), [`worker`]
 //! (the loop), [`node`] and [`rejudge`] (what a change does), [`pods`] (whose device is
-//! whose), [`cni`] (what the CNI plugin says of it), [`seed`] (connections from before), [`drops`]
-//! (what was dropped, and why), [`metrics`] (what is told to Prometheus and to probes), [`steer`] and
-//! [`punt`] (programs, maps, devices), [`daemon`] (how it all starts).
+//! whose), [`cni`] (what the CNI plugin says of it), [`seed`] (connections from before), [`origins`]
+//! (who opened what the host translated), [`drops`] (what was dropped, and why), [`metrics`] (what is
+//! told to Prometheus and to probes), [`steer`] and [`punt`] (programs, maps, devices), [`daemon`]
+//! (how it all starts).
 //!
 //! `unsafe` lives only in the modules that talk to rings and to the kernel; all others
 //! forbid it.
@@ -28,6 +29,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod netns;
 pub mod node;
+pub mod origins;
 pub mod parse;
 pub mod pipeline;
 pub mod placements;

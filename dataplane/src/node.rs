@@ -37,6 +37,7 @@ use weir_table::stamps::{SlotSet, Stamps};
 use crate::claims::Said;
 use crate::clock;
 use crate::endpoints::Endpoints;
+use crate::origins::{HostConntrack, Origins};
 use crate::rejudge::{self, Rejudged};
 use crate::seed;
 use crate::steer::node_ports::NodePorts;
@@ -80,6 +81,14 @@ struct Admin {
     retired: Vec<Arc<Snapshot>>,
     /// The address map as it was when flows were last judged again.
     known: Option<KnownAddresses>,
+    /// The host's conntrack; `None` if it cannot be asked.
+    origins: Option<HostConntrack>,
+}
+
+impl Admin {
+    fn origins(&self) -> Option<&dyn Origins> {
+        self.origins.as_ref().map(|origins| origins as &dyn Origins)
+    }
 }
 
 /// The node's state and the workers' acknowledgements.
@@ -138,6 +147,13 @@ impl Node {
     #[must_use]
     pub fn telling_node_ports_to(mut self, node_ports: NodePorts<SharedWords>) -> Self {
         self.node_ports = Some(node_ports);
+        self
+    }
+
+    /// Asks this table who opened what the host has translated.
+    #[must_use]
+    pub fn asking_for_origins(self, origins: Option<HostConntrack>) -> Self {
+        self.lock().origins = origins;
         self
     }
 
@@ -218,7 +234,7 @@ impl Node {
         }
         admin.known = Some(known);
         self.tell_node_ports();
-        let rejudged = self.restamp(&slots, &new);
+        let rejudged = self.restamp(&slots, &new, admin.origins());
         Ok((Enforced { generation, at_ns: clock::monotonic_ns() }, rejudged))
     }
 
@@ -258,14 +274,15 @@ impl Node {
     /// Enters the connections of this node's pods that the host's conntrack knows, judged
     /// under the present policies. Must run in the host's network namespace.
     pub fn adopt_open_flows(&self) {
-        let _admin = self.lock();
+        let admin = self.lock();
         let snapshot = self.current.load_full();
         let Some(classifier) = &snapshot.classifier else { return };
         let (room, _) = self.flows.capacity();
         let seeds = seed::seeds(&snapshot.endpoints, room / 2);
         let now = Tick::from_nanos(clock::flow_ns());
-        let known = (&*self.flows, &*self.stamps);
-        let entered = seed::enter(&seeds, classifier, &snapshot.endpoints, known, now);
+        let known = (&*snapshot.endpoints, admin.origins());
+        let tables = (&*self.flows, &*self.stamps);
+        let entered = seed::enter(&seeds, classifier, known, tables, now);
         if !seeds.is_empty() {
             tracing::info!(
                 found = seeds.len(),
@@ -300,7 +317,7 @@ impl Node {
         // A pod that came or went has few flows; one with another identity may have many.
         let is_relabelled = |a: &Address| before.contains(*a) && known.contains(*a);
         if changed.iter().any(is_relabelled) {
-            return Some(self.restamp(&slots, &classifier));
+            return Some(self.restamp(&slots, &classifier, admin.origins()));
         }
         self.outdate(&slots);
         Some(Rejudged::default())
@@ -364,14 +381,24 @@ impl Node {
     }
 
     /// Ends the validity of what was judged before, and judges open flows again.
-    fn restamp(&self, slots: &SlotSet, classifier: &MappedClassifier) -> Rejudged {
+    fn restamp(
+        &self,
+        slots: &SlotSet,
+        classifier: &MappedClassifier,
+        origins: Option<&dyn Origins>,
+    ) -> Rejudged {
         if slots.is_empty() {
             return Rejudged::default();
         }
         let endpoints = Arc::clone(&self.current.load().endpoints);
         let now = Tick::from_nanos(clock::flow_ns());
         self.stamps.announce(slots);
-        let done = rejudge::rejudge(&self.flows, &self.stamps, slots, classifier, &endpoints, now);
+        let done = rejudge::rejudge(
+            (&*self.flows, &*self.stamps, slots),
+            classifier,
+            (&*endpoints, origins),
+            now,
+        );
         self.stamps.settle(slots);
         done
     }

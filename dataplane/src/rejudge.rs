@@ -19,7 +19,8 @@ use weir_table::mem::Words;
 use weir_table::stamps::{SlotSet, Stamps};
 
 use crate::endpoints::Endpoints;
-use crate::pipeline::judge::{self, Halves};
+use crate::origins::Origins;
+use crate::pipeline::judge::{self, Question};
 
 /// What a walk has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,11 +34,9 @@ pub struct Rejudged {
 /// Judges every flow with a side in `slots` again and stamps it anew. To be called between
 /// [`Stamps::announce`] and [`Stamps::settle`].
 pub fn rejudge<B: AsRef<[u8]>, W: Words>(
-    flows: &FlowTable<W>,
-    stamps: &Stamps<W>,
-    slots: &SlotSet,
+    (flows, stamps, slots): (&FlowTable<W>, &Stamps<W>, &SlotSet),
     classifier: &Classifier<B, W>,
-    endpoints: &Endpoints,
+    (endpoints, origins): (&Endpoints, Option<&dyn Origins>),
     now: Tick,
 ) -> Rejudged {
     let mut done = Rejudged::default();
@@ -47,9 +46,11 @@ pub fn rejudge<B: AsRef<[u8]>, W: Words>(
         if !concerned(&flow) || flow.is_expired(now) || flow.ifindex != devices(&flow, endpoints) {
             continue;
         }
-        let new = [Side::Lo, Side::Hi].map(|side| stamps.of(flow.key.end(side).0));
-        let connection = judge::connection(&flow.key, flow.initiator);
-        let halves = Halves::of(flow.initiator, flow.ifindex);
+        let known = (endpoints, origins);
+        let asked = Question::of(&flow.key, flow.initiator, flow.ifindex, stamps, known);
+        let Ok(Question { connection, halves, stamps: new, .. }) = asked else {
+            continue; // for a worker, at the next packet
+        };
         let verdict = judge::judge(classifier, endpoints, &connection, halves);
         if verdict == Err(Reason::BadClass) {
             continue; // perhaps a lookup that met an address in change

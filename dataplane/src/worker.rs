@@ -24,6 +24,7 @@ use weir_table::stamps::Stamps;
 use crate::clock;
 use crate::io::{IoStats, PacketIo};
 use crate::node::Node;
+use crate::origins::{HostConntrack, Origins};
 use crate::pipeline::{Pipeline, View};
 use crate::shim::SHIM_LEN;
 use crate::steer::abi::Config;
@@ -61,6 +62,8 @@ pub struct Worker {
     pub tables: Tables,
     /// Its own counters.
     pub counters: CounterBlock<Arc<SharedWords>>,
+    /// The host's conntrack; `None` if it cannot be asked.
+    pub origins: Option<HostConntrack>,
     /// Set when the daemon stops.
     pub stop: Arc<AtomicBool>,
 }
@@ -93,6 +96,7 @@ impl Worker {
                 flows: &self.tables.flows,
                 stamps: &self.tables.stamps,
                 verdicts: self.tables.verdicts.as_deref(),
+                origins: self.origins.as_ref().map(|origins| origins as &dyn Origins),
             };
             let now = clock::monotonic_ns();
             if now.wrapping_sub(housekept) > STOPPED_NS {

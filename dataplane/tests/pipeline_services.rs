@@ -7,11 +7,17 @@
 
 mod support;
 
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use support::frames::{self, ACK, FIN, SYN};
 use support::node::Did::{self, Drop, Pass, PassBoth};
 use support::node::{Node, ip, request, response};
 use support::{HeapClassifier, Matrix, ONE, OUTSIDE, REMOTE, Service as Traffic, TWO};
 use weir_dataplane::endpoints::{Endpoints, EndpointsBuilder};
+use weir_dataplane::origins::{Original, Origins};
+use weir_dataplane::parse::FiveTuple;
 use weir_dataplane::shim::Direction::{FromPod, ToPod};
 use weir_table::addr::Address;
 use weir_table::classify::Ruling;
@@ -183,4 +189,119 @@ fn the_node_itself_is_always_reached() {
     let mut node = self::node(closed, &[(TWO, 80, HERE)]);
     let forged = frames::tcp((of_the_node(), 4000), (ip(ONE), 80), SYN);
     assert_eq!(node.punt(11, ToPod, &forged), Drop(Reason::PolicyIngress));
+}
+
+/// What the host has translated: by port of the node, under which one is seen, who opened it.
+#[derive(Debug, Clone, Default)]
+struct Translated {
+    by_port: Rc<RefCell<BTreeMap<u16, Original>>>,
+    asked: Rc<Cell<usize>>,
+}
+
+impl Origins for Translated {
+    fn original(&self, tuple: &FiveTuple) -> Original {
+        assert_eq!((tuple.src, tuple.protocol), (of_the_node(), 6));
+        self.asked.set(self.asked.get() + 1);
+        self.by_port.borrow().get(&tuple.sport).copied().unwrap_or(Original::Unknown)
+    }
+}
+
+fn masquerading(matrix: Matrix, origins: &[(u16, Original)]) -> (Node, Translated) {
+    let mut node = node(matrix, &[]);
+    let translated = Translated::default();
+    translated.by_port.borrow_mut().extend(origins.iter().copied());
+    node.origins = Some(Box::new(translated.clone()));
+    (node, translated)
+}
+
+fn masqueraded(sport: u16, dst: usize, flags: u8) -> Vec<u8> {
+    frames::tcp((of_the_node(), sport), (ip(dst), 80), flags)
+}
+
+#[test]
+fn a_masqueraded_source_is_judged_as_who_it_is() {
+    let is = |actor| Original::Is(ip(actor));
+    let not_from = |actor| Matrix::OPEN.deny_ingress(TWO, actor, Traffic::Web);
+    let in_by = Drop(Reason::PolicyIngress);
+    // Nobody's own address is what the default block matches, here that of the outside.
+    let nobody = OUTSIDE;
+    for (origin, matrix, did, why) in [
+        (is(REMOTE), Matrix::OPEN, Pass, "allowed"),
+        (is(REMOTE), not_from(REMOTE), in_by, "a pod elsewhere"),
+        (is(REMOTE), not_from(OUTSIDE), Pass, "which is not outside, nor the node"),
+        (is(OUTSIDE), not_from(OUTSIDE), in_by, "an outsider"),
+        (is(ONE), not_from(ONE), in_by, "a pod of this node"),
+        (is(ONE), Matrix::OPEN.deny_egress(ONE, TWO, Traffic::Web), DENIED, "its own policies"),
+        (is(TWO), not_from(TWO), Pass, "a hairpin: a pod reaches itself"),
+        (Original::Is(of_the_node()), not_from(nobody), in_by, "forged: an outsider"),
+        (Original::Unknown, not_from(nobody), in_by, "unknown: an outsider"),
+        (Original::Unknown, not_from(REMOTE), Pass, "and no pod"),
+        (Original::Busy, Matrix::OPEN, Drop(Reason::OriginRate), "too many"),
+    ] {
+        let (mut node, translated) = masquerading(matrix, &[(5000, origin)]);
+        assert_eq!(node.punt(12, ToPod, &masqueraded(5000, TWO, SYN)), did, "{why}");
+        assert_eq!(translated.asked.get(), 1, "{why}");
+        let recovered = u64::from(origin != Original::Busy);
+        assert_eq!(node.tally.get(Counter::SourcesRecovered), recovered, "{why}");
+        // What is said of one holds for no other: the hooks are told nothing.
+        let key = VerdictKey { src: of_the_node(), dst: ip(TWO), protocol: 6, dport: 80 };
+        assert!(node.tables.verdicts.lookup(key).is_none(), "{why}");
+        let flows = node.tables.flows.iter().count();
+        assert_eq!(flows, usize::from(did == Pass), "{why}");
+        if did != Pass {
+            continue;
+        }
+        // All that follows is the flow's.
+        assert_eq!(node.punt(12, ToPod, &masqueraded(5000, TWO, ACK)), Pass, "{why}");
+        let answer = frames::tcp((ip(TWO), 80), (of_the_node(), 5000), SYN | ACK);
+        assert_eq!(node.punt(12, FromPod, &answer), Pass, "{why}");
+        assert_eq!(translated.asked.get(), 1, "{why}");
+    }
+    // A source in quarantine stays there.
+    let (mut node, _) = masquerading(Matrix::OPEN, &[(5000, is(ONE))]);
+    node.endpoints = {
+        let mut builder = EndpointsBuilder::new();
+        builder.add(support::endpoint(ONE, 11, true));
+        builder.add(support::endpoint(TWO, 12, false));
+        builder.set_node_addresses([of_the_node()]);
+        builder.build().0
+    };
+    let did = node.punt(12, ToPod, &masqueraded(5000, TWO, SYN));
+    assert_eq!(did, Drop(Reason::Quarantined));
+}
+
+/// Two clients behind one address of the node, of which a change concerns one.
+#[test]
+fn masqueraded_flows_bear_the_stamps_of_who_opened_them() {
+    let origins = [(5000, Original::Is(ip(REMOTE))), (5001, Original::Is(ip(OUTSIDE)))];
+    let (mut node, translated) = masquerading(Matrix::OPEN, &origins);
+    for (port, _) in origins {
+        assert_eq!(node.punt(12, ToPod, &masqueraded(port, TWO, SYN)), Pass);
+        assert_eq!(node.punt(12, ToPod, &masqueraded(port, TWO, ACK)), Pass);
+    }
+    assert_eq!(translated.asked.get(), 2);
+    // REMOTE gets other labels: only its flow is judged again, by asking again.
+    let closed = Matrix::OPEN.deny_ingress(TWO, REMOTE, Traffic::Web);
+    node.classifier = Some(closed.serving(1, Vec::new()));
+    let slots = node.tables.stamps.slots_of(&[ip(REMOTE)]);
+    node.tables.stamps.announce(&slots);
+    node.tables.stamps.settle(&slots);
+    let cut = Drop(Reason::FlowCut);
+    assert_eq!(node.punt(12, ToPod, &masqueraded(5000, TWO, ACK)), cut);
+    assert_eq!(node.punt(12, ToPod, &masqueraded(5001, TWO, ACK)), Pass);
+    assert_eq!(translated.asked.get(), 3);
+    // Judged again by the admin side: it asks too.
+    node.classifier = Some(Matrix::OPEN.serving(1, Vec::new()));
+    node.tables.stamps.announce(&slots);
+    let now = weir_table::flow::Tick::from_nanos(node.seconds * 1_000_000_000);
+    let done = weir_dataplane::rejudge::rejudge(
+        (&node.tables.flows, &node.tables.stamps, &slots),
+        node.classifier.as_ref().unwrap(),
+        (&node.endpoints, node.origins.as_deref()),
+        now,
+    );
+    node.tables.stamps.settle(&slots);
+    assert_eq!((done.judged, done.cut, translated.asked.get()), (1, 0, 4));
+    assert_eq!(node.punt(12, ToPod, &masqueraded(5000, TWO, ACK)), Pass);
+    assert_eq!(translated.asked.get(), 4);
 }

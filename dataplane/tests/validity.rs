@@ -45,7 +45,7 @@ fn change(node: &Node, slots: &SlotSet) -> Rejudged {
     let classifier = node.classifier.as_ref().unwrap();
     let (flows, stamps) = (&node.tables.flows, &node.tables.stamps);
     stamps.announce(slots);
-    let done = rejudge(flows, stamps, slots, classifier, &node.endpoints, now);
+    let done = rejudge((flows, stamps, slots), classifier, (&node.endpoints, None), now);
     stamps.settle(slots);
     done
 }
@@ -175,7 +175,7 @@ fn connections_for_which_an_account_has_no_room_are_counted() {
     let now = Tick::from_nanos(node.seconds * 1_000_000_000);
     let classifier = node.classifier.as_ref().unwrap();
     let known = (&node.tables.flows, &node.tables.stamps);
-    let entered = enter(&seeds, classifier, &node.endpoints, known, now);
+    let entered = enter(&seeds, classifier, (&node.endpoints, None), known, now);
     let kept = node.tables.flows.iter().count();
     assert!(kept <= 8, "{kept}");
     assert_eq!(kept + entered.no_room, 20);
@@ -194,7 +194,7 @@ fn open_connections_are_entered_the_way_they_were_opened() {
     let now = Tick::from_nanos(node.seconds * 1_000_000_000);
     let classifier = node.classifier.as_ref().unwrap();
     let known = (&node.tables.flows, &node.tables.stamps);
-    let entered = enter(&seeds, classifier, &node.endpoints, known, now);
+    let entered = enter(&seeds, classifier, (&node.endpoints, None), known, now);
     assert_eq!((entered.allowed, entered.cut), (1, 1), "what nobody answered is left out");
     assert_eq!(node.tables.flows.iter().count(), 2);
     assert_eq!(flow(&node, ONE).state(), FlowState::Established);

@@ -198,6 +198,7 @@ impl World {
             flows: &self.flows,
             stamps: &self.stamps,
             verdicts: None,
+            origins: None,
         };
         let Self { pipeline, counters, io, .. } = self;
         let judge = |frames: &mut [Frame<'_>]| pipeline.process(frames, &view, now_ns, counters);

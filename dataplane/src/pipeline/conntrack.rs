@@ -19,6 +19,8 @@
 //! - A cut flow keeps its entry and its orientation, refreshed by what both ends still
 //!   send: else the far end's next segment would be judged as a connection of its own.
 //! - A flow whose time is over is no flow, whether or not expiry has come by.
+//! - A flow that comes from an address of the node is judged by who opened it, now and again, and
+//!   bears that one's stamp. The hooks are told nothing about others like it.
 #![forbid(unsafe_code)]
 
 use std::cell::Cell;
@@ -33,16 +35,18 @@ use weir_table::mem::Words;
 use weir_table::stamps::Stamps;
 
 use super::admit::{FlowPacket, GroupPacket, RelatedError};
-use super::judge::{self, Halves};
+use super::judge::{self, Halves, Question};
 use super::offload::Offload;
 use super::{Outcome, View};
 use crate::endpoints::Endpoints;
+use crate::origins::Origins;
 use crate::shim::Direction;
 
 /// Conntrack during one burst.
 pub(super) struct Conntrack<'a, B, W, C> {
     classifier: &'a Classifier<B, W>,
     endpoints: &'a Endpoints,
+    origins: Option<&'a dyn Origins>,
     flows: &'a FlowTable<W>,
     stamps: &'a Stamps<W>,
     offload: Offload<'a, W>,
@@ -69,9 +73,19 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         counters: &'a CounterBlock<C>,
         now: Tick,
     ) -> Self {
-        let &View { endpoints, flows, stamps, verdicts, .. } = view;
+        let &View { endpoints, origins, flows, stamps, verdicts, .. } = view;
         let offload = Offload::new(flows, stamps, verdicts);
-        Self { classifier, endpoints, flows, stamps, offload, counters, hits: Cell::new(0), now }
+        Self {
+            classifier,
+            endpoints,
+            origins,
+            flows,
+            stamps,
+            offload,
+            counters,
+            hits: Cell::new(0),
+            now,
+        }
     }
 
     /// Packets of known flows so far, to be counted as [`Counter::FlowHits`] once a burst.
@@ -157,8 +171,7 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     /// change elsewhere costs an allowed flow nothing. Nothing is entered or remembered: the
     /// flow may be the other way round.
     fn judge_alone(&self, packet: &FlowPacket) -> Outcome {
-        let connection = judge::connection(&packet.key, packet.sender);
-        match self.judge(&connection, Halves::of(packet.sender, packet.ifindex)) {
+        match self.ask(&packet.key, packet.sender, packet.ifindex).1 {
             Ok(()) => pass(packet),
             Err(_) => Outcome::Drop(Reason::FlowInChange),
         }
@@ -218,19 +231,41 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
     /// enters the flow if it may be. An entry of the same key is replaced.
     fn open(&self, packet: &FlowPacket) -> Outcome {
         self.counters.add(Counter::FlowMisses, 1);
-        let initiator = packet.sender;
-        let connection = judge::connection(&packet.key, initiator);
-        let stamps = self.stamps_of(&packet.key);
-        let verdict = self.judge(&connection, Halves::of(initiator, packet.ifindex));
+        let (question, verdict) = self.ask(&packet.key, packet.sender, packet.ifindex);
+        let Some(Question { connection, stamps, is_recovered, .. }) = question else {
+            return verdict.map_or_else(Outcome::Drop, |()| pass(packet));
+        };
         if verdict.is_ok() && !packet.resets() {
             self.enter(packet, stamps);
         }
         // After the flow: a hook that met the verdict and no flow would enter it by itself,
         // and let its next packets overtake those that are here.
-        self.offload.remember(packet, &connection, verdict, stamps, self.now);
+        if !is_recovered {
+            self.offload.remember(packet, &connection, verdict, stamps, self.now);
+        }
         match verdict {
             Err(reason) => Outcome::Drop(reason),
             Ok(()) => pass(packet),
+        }
+    }
+
+    /// Judges a flow, the way that it was opened, for these devices; also what was asked, if
+    /// anything could be.
+    fn ask(
+        &self,
+        key: &FlowKey,
+        initiator: Side,
+        ifindex: [u32; 2],
+    ) -> (Option<Question>, Result<(), Reason>) {
+        let known = (self.endpoints, self.origins);
+        match Question::of(key, initiator, ifindex, self.stamps, known) {
+            Ok(question) => {
+                if question.is_recovered {
+                    self.counters.add(Counter::SourcesRecovered, 1);
+                }
+                (Some(question), self.judge(&question.connection, question.halves))
+            }
+            Err(reason) => (None, Err(reason)),
         }
     }
 
@@ -264,13 +299,14 @@ impl<'a, B: AsRef<[u8]>, W: Words, C: Words> Conntrack<'a, B, W, C> {
         packet: &FlowPacket,
     ) -> (Option<FlowRef>, Outcome) {
         self.counters.add(Counter::FlowsRejudged, 1);
-        let connection = judge::connection(&flow.key, flow.initiator);
-        let stamps = self.stamps_of(&flow.key);
-        let verdict = self.judge(&connection, Halves::of(flow.initiator, packet.ifindex));
-        if verdict == Err(Reason::BadClass) {
+        let (question, verdict) = self.ask(&flow.key, flow.initiator, packet.ifindex);
+        let stamps = match (question, verdict) {
             // Perhaps a lookup that met an address in change: nothing to remember.
-            return (None, Outcome::Drop(Reason::BadClass));
-        }
+            (_, Err(Reason::BadClass)) => return (None, Outcome::Drop(Reason::BadClass)),
+            (None, Err(reason)) => return (None, Outcome::Drop(reason)),
+            (None, Ok(())) => self.stamps_of(&flow.key), // never
+            (Some(question), _) => question.stamps,
+        };
         let denied = verdict.is_err();
         if denied && !flow.denied {
             self.counters.add(Counter::FlowsCut, 1);

@@ -9,6 +9,10 @@
 //! the backends (`weir_table::classify::Reach`). Where these leave it to the backends' hooks the
 //! answer here is that it may pass: nothing that is remembered of it, a flow or a cached verdict,
 //! bears the address that it will have there, nor does its mark travel on.
+//!
+//! What comes to a pod under an address of the node's, and comes to a worker, was not sent by the
+//! node ([`crate::origins`]): [`Question`] puts the address of whoever opened it in place of the
+//! source, and an outsider's that nobody has where that is not known.
 #![forbid(unsafe_code)]
 
 use weir_table::addr::Address;
@@ -17,9 +21,11 @@ use weir_table::counters::Reason;
 use weir_table::flow::{FlowKey, Side};
 use weir_table::mem::Words;
 use weir_table::policy::Verdict;
+use weir_table::stamps::Stamps;
 
 use crate::endpoints::Endpoints;
-use crate::parse::protocol;
+use crate::origins::{Original, Origins};
+use crate::parse::{FiveTuple, protocol};
 
 /// The halves to be asked. At a hook at least one is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +42,80 @@ impl Halves {
             egress: ifindex[initiator.index()] != 0,
             ingress: ifindex[initiator.other().index()] != 0,
         }
+    }
+}
+
+/// What is to be asked of the policy about a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Question {
+    pub connection: Connection,
+    pub halves: Halves,
+    /// The stamps of both sides, lo first. Loaded before the verdict that they are to stamp is
+    /// asked for: then a change in between leaves the stamps stale, never the verdict.
+    pub stamps: [u64; 2],
+    /// The source is not the one that packets show: what is said of it holds for this flow alone.
+    pub is_recovered: bool,
+}
+
+impl Question {
+    /// About a flow opened by `initiator`, given each side's device on this node (0: not here).
+    ///
+    /// # Errors
+    /// Why it has to be dropped unasked.
+    #[inline]
+    pub fn of<W: Words>(
+        key: &FlowKey,
+        initiator: Side,
+        ifindex: [u32; 2],
+        stamps: &Stamps<W>,
+        (endpoints, origins): (&Endpoints, Option<&dyn Origins>),
+    ) -> Result<Self, Reason> {
+        let connection = connection(key, initiator);
+        let halves = Halves::of(initiator, ifindex);
+        if !halves.egress
+            && halves.ingress
+            && endpoints.is_nodes(connection.src)
+            && let Some(origins) = origins
+        {
+            return Self::recovered(key, initiator, stamps, (endpoints, origins));
+        }
+        let stamps = [Side::Lo, Side::Hi].map(|side| stamps.of(key.end(side).0));
+        Ok(Self { connection, halves, stamps, is_recovered: false })
+    }
+
+    /// The same, from an address of the node.
+    #[cold]
+    #[inline(never)]
+    fn recovered<W: Words>(
+        key: &FlowKey,
+        initiator: Side,
+        stamps: &Stamps<W>,
+        (endpoints, origins): (&Endpoints, &dyn Origins),
+    ) -> Result<Self, Reason> {
+        let ((src, sport), (dst, dport)) = (key.end(initiator), key.end(initiator.other()));
+        let tuple = FiveTuple { src, dst, protocol: key.protocol(), sport, dport };
+        let origin = match origins.original(&tuple) {
+            Original::Busy => return Err(Reason::OriginRate),
+            Original::Is(address) if !endpoints.is_nodes(address) => Some(address),
+            // From outside, or from nobody knows where, under the node's address: not the node.
+            Original::Is(_) | Original::Unknown => None,
+        };
+        let mut halves = Halves { egress: false, ingress: true };
+        if let Some(owner) = origin.and_then(|address| endpoints.owner(address)) {
+            if owner.quarantined {
+                return Err(Reason::Quarantined);
+            }
+            halves.egress = true;
+        }
+        let stamp = |side| stamps.of(if side == initiator { origin.unwrap_or(src) } else { dst });
+        let nobody = if src.is_v4() { Address::v4([0; 4]) } else { Address::v6([0; 16]) };
+        let source = origin.unwrap_or(nobody);
+        Ok(Self {
+            connection: describe(source, dst, key.protocol(), dport),
+            halves,
+            stamps: [Side::Lo, Side::Hi].map(stamp),
+            is_recovered: true,
+        })
     }
 }
 

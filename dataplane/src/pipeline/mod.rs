@@ -14,8 +14,8 @@
 //! since one may open the flow of the next.
 //!
 //! Pure code: no I/O, no clock, no log, no allocation, no lock. Time is a parameter; the
-//! world is a [`View`] of immutable snapshots and shared atomics; what happened shows in
-//! the counters.
+//! world is a [`View`] of immutable snapshots and shared atomics, and of whom to ask for the
+//! origin of what the host has translated; what happened shows in the counters.
 //!
 //! | file | concept |
 //! |---|---|
@@ -49,6 +49,7 @@ use crate::drops::{self, DropQueue, DropSampler};
 use crate::endpoints::Endpoints;
 use crate::frame::Frame;
 use crate::io::BURST;
+use crate::origins::Origins;
 use crate::shim::{Direction, HEAD_LEN, Shim};
 
 use admit::{Crossing, FlowPacket};
@@ -68,6 +69,8 @@ pub struct View<'a, B = Mapping, W = SharedWords> {
     pub stamps: &'a Stamps<W>,
     /// Verdicts for the steering program; `None` if every packet comes to the workers.
     pub verdicts: Option<&'a VerdictCache<W>>,
+    /// Who knows what the host has translated; `None`: the node's addresses are judged as such.
+    pub origins: Option<&'a dyn Origins>,
 }
 
 /// What becomes of a packet.

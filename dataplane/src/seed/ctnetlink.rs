@@ -1,5 +1,5 @@
 //! Reads the kernel's conntrack table: one dump request of ctnetlink for both address
-//! families, in the network namespace of the calling thread.
+//! families, or one request for one entry, in the network namespace of the calling thread.
 //!
 //! Attributes are decoded by `netlink-packet-netfilter`, of the same family of crates as
 //! rtnetlink and built on the same `netlink-packet-core`. It has no name for the
@@ -61,7 +61,7 @@ const SEQUENCE: u32 = 1;
 
 /// Where TCP stands, `enum tcp_conntrack`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum TcpState {
+pub(crate) enum TcpState {
     SynSent,
     SynRecv,
     Established,
@@ -94,7 +94,7 @@ impl TcpState {
 
 /// What conntrack knows of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tcp {
+pub(crate) struct Tcp {
     pub state: TcpState,
     /// True for the end whose FIN began the close: `[opener, other end]`.
     pub closer: [bool; 2],
@@ -102,7 +102,7 @@ pub(super) struct Tcp {
 
 /// One connection as conntrack holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// The packets of the end that opened it, before translation.
     pub original: FiveTuple,
     /// The packets of the other end, before they are translated back.
@@ -117,7 +117,7 @@ pub(super) struct Entry {
 
 /// Why the table could not be read, or not to its end.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DumpError {
+pub(crate) enum DumpError {
     /// No nf_conntrack here, or no netlink interface to it.
     #[error("this kernel shows no conntrack table ({0}); if it tracks, load nf_conntrack_netlink")]
     Absent(io::Error),
@@ -160,16 +160,12 @@ impl DumpError {
 pub(super) fn dump(
     mut sink: impl FnMut(Option<Entry>) -> ControlFlow<()>,
 ) -> Result<(), DumpError> {
-    const OPEN: &str = "open a netfilter socket";
     const ASK: &str = "ask for the conntrack table";
     const READ: &str = "read the conntrack table";
-    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|e| DumpError::of(OPEN, e))?;
-    socket.bind_auto().map_err(|e| DumpError::of(OPEN, e))?;
-    // Connected, it takes nothing but what the kernel (port 0) sends.
-    socket.connect(&SocketAddr::new(0, 0)).map_err(|e| DumpError::of(OPEN, e))?;
+    let socket = connect()?;
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))
         .map_err(|e| DumpError::of(OPEN, e.into()))?;
-    socket.send(&request(), 0).map_err(|e| DumpError::of(ASK, e))?;
+    socket.send(&request_for_all(), 0).map_err(|e| DumpError::of(ASK, e))?;
 
     let mut datagram = Vec::with_capacity(DATAGRAM);
     loop {
@@ -188,14 +184,126 @@ pub(super) fn dump(
     }
 }
 
+const OPEN: &str = "open a netfilter socket";
+
+/// A socket that takes nothing but what the kernel (port 0) sends.
+fn connect() -> Result<Socket, DumpError> {
+    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|e| DumpError::of(OPEN, e))?;
+    socket.bind_auto().map_err(|e| DumpError::of(OPEN, e))?;
+    socket.connect(&SocketAddr::new(0, 0)).map_err(|e| DumpError::of(OPEN, e))?;
+    Ok(socket)
+}
+
+/// Asks for entries one by one.
+pub(crate) struct Entries {
+    socket: Socket,
+    sequence: u32,
+    datagram: Vec<u8>,
+}
+
+impl Entries {
+    /// Opens a socket in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`DumpError`]: there is no such interface, or it is refused.
+    pub(crate) fn open() -> Result<Self, DumpError> {
+        let datagram = Vec::with_capacity(DATAGRAM);
+        Ok(Self { socket: connect()?, sequence: 0, datagram })
+    }
+
+    /// The entry whose answers have this 5-tuple before they are translated back; `None` if there
+    /// is none, or if the protocol has no ports. Does not block: the kernel has answered when the
+    /// request has been sent.
+    ///
+    /// # Errors
+    /// [`DumpError`]: a call failed, or the kernel refused or answered nonsense.
+    pub(crate) fn by_reply(&mut self, reply: &FiveTuple) -> Result<Option<Entry>, DumpError> {
+        const ASK: &str = "ask for a conntrack entry";
+        const READ: &str = "read a conntrack entry";
+        if !matches!(reply.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
+            return Ok(None);
+        }
+        self.sequence = self.sequence.wrapping_add(1).max(1);
+        let question = question(reply, self.sequence);
+        self.socket.send(&question, 0).map_err(|e| DumpError::of(ASK, e))?;
+        loop {
+            self.datagram.clear();
+            match self.socket.recv(&mut self.datagram, libc::MSG_TRUNC | libc::MSG_DONTWAIT) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(DumpError::of(READ, e)),
+                Ok(length) if length > self.datagram.len() => {
+                    return Err(DumpError::Malformed("a datagram above 64 KiB"));
+                }
+                Ok(_) => {}
+            }
+            let message = NetlinkBuffer::new_checked(&self.datagram[..])
+                .map_err(|_| DumpError::Malformed("a message reaches beyond its datagram"))?;
+            // An answer to an earlier question, which nobody waited for.
+            if message.sequence_number() != self.sequence {
+                continue;
+            }
+            let payload = message.payload();
+            return match message.message_type() {
+                // It may have been found by the tuple of its other direction.
+                CT_NEW => Ok(decode(payload).filter(|entry| entry.reply == *reply)),
+                NLMSG_ERROR => {
+                    let errno = payload.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
+                    match errno.saturating_neg() {
+                        0 | libc::ENOENT => Ok(None),
+                        errno => Err(DumpError::of(ASK, io::Error::from_raw_os_error(errno))),
+                    }
+                }
+                _ => Err(DumpError::Malformed("an answer of another kind")),
+            };
+        }
+    }
+}
+
+/// The request for the entry of a reply tuple.
+fn question(reply: &FiveTuple, sequence: u32) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    header.sequence_number = sequence;
+    let family = match reply.src.is_v4() {
+        true => NetfilterProtoFamily::IPv4,
+        false => NetfilterProtoFamily::IPv6,
+    };
+    let attributes = vec![ConntrackAttribute::CtaTupleReply(in_attributes(reply))];
+    request(header, family, attributes)
+}
+
+/// A tuple with ports as the value of an attribute.
+pub(super) fn in_attributes(tuple: &FiveTuple) -> Vec<Tuple> {
+    vec![
+        Tuple::Ip(vec![
+            IPTuple::SourceAddress(tuple.src.to_ip()),
+            IPTuple::DestinationAddress(tuple.dst.to_ip()),
+        ]),
+        Tuple::Proto(vec![
+            ProtoTuple::Protocol(tuple.protocol.into()),
+            ProtoTuple::SourcePort(tuple.sport),
+            ProtoTuple::DestinationPort(tuple.dport),
+        ]),
+    ]
+}
+
 /// The request for everything, of both families.
-fn request() -> Vec<u8> {
+fn request_for_all() -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     header.sequence_number = SEQUENCE;
+    request(header, NetfilterProtoFamily::Unspec, Vec::new())
+}
+
+fn request(
+    header: NetlinkHeader,
+    family: NetfilterProtoFamily,
+    attributes: Vec<ConntrackAttribute>,
+) -> Vec<u8> {
     let question = NetfilterMessage::new(
-        NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0),
-        ConntrackMessage::Get(Vec::new()),
+        NetfilterHeader::new(family, 0, 0),
+        ConntrackMessage::Get(attributes),
     );
     let mut message = NetlinkMessage::new(header, NetlinkPayload::from(question));
     message.finalize();

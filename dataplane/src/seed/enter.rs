@@ -3,13 +3,14 @@
 
 use weir_table::classify::Classifier;
 use weir_table::counters::Reason;
-use weir_table::flow::{FlowTable, NewFlow, Side, Tick};
+use weir_table::flow::{FlowTable, NewFlow, Tick};
 use weir_table::mem::Words;
 use weir_table::stamps::Stamps;
 
 use super::Seed;
 use crate::endpoints::Endpoints;
-use crate::pipeline::judge::{self, Halves};
+use crate::origins::Origins;
+use crate::pipeline::judge::{self, Question};
 
 /// What became of the seeds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,23 +32,24 @@ pub struct Entered {
 pub fn enter<B: AsRef<[u8]>, W: Words>(
     seeds: &[Seed],
     classifier: &Classifier<B, W>,
-    endpoints: &Endpoints,
+    (endpoints, origins): (&Endpoints, Option<&dyn Origins>),
     (flows, stamps): (&FlowTable<W>, &Stamps<W>),
     now: Tick,
 ) -> Entered {
     let mut entered = Entered::default();
     for seed in seeds {
         let Seed { key, initiator, ifindex, .. } = *seed;
+        let known = (endpoints, origins);
+        let Ok(question) = Question::of(&key, initiator, ifindex, stamps, known) else { continue };
         let answered = seed.seen.any_from(initiator.other());
         let new = NewFlow {
             initiator,
             tcp_flags: seed.tcp_flags(initiator),
             ifindex,
-            stamps: [Side::Lo, Side::Hi].map(|side| stamps.of(key.end(side).0)),
+            stamps: question.stamps,
             hold: false,
         };
-        let connection = judge::connection(&key, initiator);
-        let halves = Halves::of(initiator, ifindex);
+        let Question { connection, halves, .. } = question;
         let verdict = judge::judge(classifier, endpoints, &connection, halves);
         let denied = verdict.is_err();
         // Left to its next packet, and so is what met an address in change.

@@ -49,6 +49,11 @@ mod tests;
 
 pub use enter::{Entered, enter};
 
+/// The kernel's table, entry by entry.
+pub(crate) mod conntrack {
+    pub(crate) use super::ctnetlink::{DumpError, Entries};
+}
+
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 

@@ -5,7 +5,7 @@ use std::io;
 
 use etherparse::PacketBuilder;
 use netlink_packet_netfilter::conntrack::{
-    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Tuple,
+    ConntrackAttribute, ConntrackMessage, ProtoInfo, ProtoInfoTCP,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use rtnetlink::packet_core::{
@@ -203,21 +203,6 @@ fn what_answers_another_question_is_passed_over_and_a_cut_message_is_an_error() 
     }
 }
 
-/// The attribute value of one direction.
-fn direction(tuple: &FiveTuple) -> Vec<Tuple> {
-    vec![
-        Tuple::Ip(vec![
-            IPTuple::SourceAddress(tuple.src.to_ip()),
-            IPTuple::DestinationAddress(tuple.dst.to_ip()),
-        ]),
-        Tuple::Proto(vec![
-            ProtoTuple::Protocol(tuple.protocol.into()),
-            ProtoTuple::SourcePort(tuple.sport),
-            ProtoTuple::DestinationPort(tuple.dport),
-        ]),
-    ]
-}
-
 /// Puts a connection into the conntrack table of this thread's namespace.
 fn create(entry: &Entry, state: u8) -> io::Result<()> {
     let family = if entry.original.src.is_v4() {
@@ -228,8 +213,8 @@ fn create(entry: &Entry, state: u8) -> io::Result<()> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_ACK;
     let mut attributes = vec![
-        ConntrackAttribute::CtaTupleOrig(direction(&entry.original)),
-        ConntrackAttribute::CtaTupleReply(direction(&entry.reply)),
+        ConntrackAttribute::CtaTupleOrig(ctnetlink::in_attributes(&entry.original)),
+        ConntrackAttribute::CtaTupleReply(ctnetlink::in_attributes(&entry.reply)),
         ConntrackAttribute::CtaStatus(entry.status),
         ConntrackAttribute::CtaTimeout(600),
     ];
@@ -306,6 +291,21 @@ fn the_kernel_at_hand_shows_what_was_put_into_its_table() {
             for entry in &made {
                 assert!(table.contains(&Some(*entry)), "{entry:?} not in {table:?}");
             }
+            // One by one, by the tuple of the answers.
+            let asked = netns.run(|| {
+                let mut entries = ctnetlink::Entries::open().unwrap();
+                let mut ask = |tuple| entries.by_reply(&tuple).unwrap();
+                for entry in &made {
+                    assert_eq!(ask(entry.reply), Some(*entry));
+                    // The kernel knows it by its original tuple as well.
+                    assert_eq!(ask(entry.original), None);
+                }
+                let nobodys = tuple(6, "10.77.1.2#8080 > 10.77.0.2#40003");
+                assert_eq!(ask(nobodys), None);
+                assert_eq!(ask(FiveTuple { protocol: 1, ..nobodys }), None);
+                Ok(ask(made[0].reply))
+            });
+            assert_eq!(asked.unwrap(), Some(made[0]));
             let seeds = netns.run(|| Ok(seeds(&endpoints(true, true), 10))).unwrap();
             let mut found: Vec<_> = seeds.iter().map(shown).collect();
             found.sort();

@@ -5,7 +5,7 @@
 //! used like any other ([`Lab::within`]).
 
 use std::fs::{self, File};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -121,6 +121,22 @@ impl Lab {
         let mut arguments = vec!["manifest", name, pod];
         arguments.extend(labels);
         self.run(&arguments)
+    }
+
+    /// A Service by the rules of one of kube-proxy's modes, at an address and behind a port of the
+    /// node, under an external traffic policy.
+    pub fn service(
+        &self,
+        (proxy, external): (&str, &str),
+        name: &str,
+        (vip, node_port): (SocketAddr, u16),
+        backends: &[String],
+    ) {
+        let (vip, node_port) = (vip.to_string(), node_port.to_string());
+        let mut arguments = vec!["service", "--proxy", proxy, "--external", external];
+        arguments.extend(["--node-port", &node_port, name, &vip]);
+        arguments.extend(backends.iter().map(String::as_str));
+        self.run(&arguments);
     }
 
     /// The hardware address of a pod's interface.

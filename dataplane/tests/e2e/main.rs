@@ -21,6 +21,7 @@
 //! | [`verdicts`] | hooks open and deny by what was said of others; a flood of new flows |
 //! | [`drops`] | dropped packets one by one: reason, policy, pods; a capture that tshark reads |
 //! | [`seeds`] | connections from before Weir keep the direction in which they were opened |
+//! | [`services`] | Services by iptables and by nft, judged on who is behind them and in front |
 //! | [`unfinished`] | no checksum is written over what was judged |
 //! | [`vectors`] | cases of a public suite with real packets, TCP, UDP and SCTP |
 //! | [`tap`] | jumbo frames and uncut bulk by a TAP device |
@@ -66,6 +67,7 @@ mod reload;
 #[path = "../support/root.rs"]
 mod root;
 mod seeds;
+mod services;
 mod sizes;
 mod stream;
 mod tap;

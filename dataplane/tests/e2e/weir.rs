@@ -94,6 +94,8 @@ impl<'a> Weir<'a> {
     fn spawn_control(lab: &Lab, folder: &Path) -> Child {
         let mut control = lab.enter("node", &binary("weir-control"));
         control.arg("--source").arg(format!("dir:{}", folder.display()));
+        // The name that the lab's manifests give the node.
+        control.args(["--node", "lab"]);
         Self::spawn(lab, "weir-control", control)
     }
 

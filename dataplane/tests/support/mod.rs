@@ -241,7 +241,7 @@ impl Tables {
         endpoints: &'a Endpoints,
     ) -> View<'a, Vec<u8>> {
         let Self { flows, stamps, verdicts } = self;
-        View { classifier, endpoints, flows, stamps, verdicts: Some(verdicts) }
+        View { classifier, endpoints, flows, stamps, verdicts: Some(verdicts), origins: None }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use weir_dataplane::endpoints::Endpoints;
 use weir_dataplane::frame::Frame;
+use weir_dataplane::origins::Origins;
 use weir_dataplane::pipeline::Pipeline;
 use weir_dataplane::shim::{Direction, Shim, ShimFlags};
 use weir_table::addr::Address;
@@ -18,6 +19,7 @@ pub struct Node {
     pub endpoints: Endpoints,
     pub tables: Tables,
     pub offload: bool,
+    pub origins: Option<Box<dyn Origins>>,
     pub tally: Tally,
     pub seconds: u64,
 }
@@ -46,6 +48,7 @@ impl Node {
             endpoints: super::two_endpoints(),
             tables,
             offload: true,
+            origins: None,
             tally: Tally::new(),
             seconds: 5000,
         }
@@ -89,6 +92,7 @@ impl Node {
     pub fn burst(&mut self, frames: &mut [Frame<'_>]) -> Vec<bool> {
         let mut view = self.tables.view(self.classifier.as_ref(), &self.endpoints);
         view.verdicts = view.verdicts.filter(|_| self.offload);
+        view.origins = self.origins.as_deref();
         let now = self.seconds * 1_000_000_000;
         self.pipeline.process(frames, &view, now, &self.tally.block);
         frames.iter().map(|frame| frame.accept).collect()

@@ -52,7 +52,14 @@ proptest! {
         let endpoints = endpoints();
         let classifier = None::<&weir_table::classify::Classifier<Vec<u8>, SharedWords>>;
         let view =
-            View { classifier, endpoints: &endpoints, flows: &flows, stamps: &stamps, verdicts: None };
+            View {
+                classifier,
+                endpoints: &endpoints,
+                flows: &flows,
+                stamps: &stamps,
+                verdicts: None,
+                origins: None,
+            };
         let ends = ((address(from, six), sport), (address(to, six), dport));
         let ethernet = if is_tcp {
             frames::tcp(ends.0, ends.1, flags)

@@ -88,6 +88,9 @@ named! {
         BadShim = "bad_shim",
         /// A fragment that overlaps or repeats another, and what came of its datagram after.
         FragmentOverlap = "fragment_overlap",
+        /// From an address of the node, not the node's, in the middle of so many such that the
+        /// host's conntrack was not asked who opened it.
+        OriginRate = "origin_rate",
     }
 }
 
@@ -165,5 +168,7 @@ named! {
         FlowQuota = "flow_quota",
         /// Frames that the punt device could not hand over whole, and that were dropped.
         RxTruncated = "rx_truncated",
+        /// Connections under an address of the node's that were judged by who opened them.
+        SourcesRecovered = "sources_recovered",
     }
 }
