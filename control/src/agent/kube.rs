@@ -254,7 +254,7 @@ impl KubeAgent {
         }
         let begin = Instant::now();
         let conflicts = self.core.index.conflicts();
-        self.notice(&conflicts);
+        self.notice();
         let of_objects = self.complaints.values().flat_map(|(_, complaints)| complaints).cloned();
         let mut complaints: Vec<Complaint> = of_objects.collect();
         complaints.extend(conflicts);
@@ -271,7 +271,7 @@ impl KubeAgent {
     }
 
     /// Has what is wrong said on the objects themselves.
-    fn notice(&mut self, conflicts: &[Complaint]) {
+    fn notice(&mut self) {
         // Who says what depends on who is there to say it.
         if self.node.is_some() && !self.listed.contains(&Kind::Nodes) {
             return;
@@ -286,6 +286,8 @@ impl KubeAgent {
             let uid = index.pod(&key)?.uid.as_deref().unwrap_or_default();
             Notice::of(&ObjectId::Pod(key), uid, complaint)
         };
+        // On each of the pods: whose author looks at one need not know of the other.
+        let conflicts = index.conflicts_by_pod();
         let of_addresses = conflicts.iter().filter_map(of_pod);
         // Of its interfaces nobody knows but this node.
         let of_interfaces = self.core.cut_off();

@@ -35,8 +35,11 @@ use weir_table::publish::Attached;
 
 use crate::model::{
     Complaint, Effect, EndpointSlice, Namespace, NetworkPolicy, Node, Object, ObjectId, ObjectKey,
-    Origin, Pod, Service, Severity,
+    Pod, Service, Severity,
 };
+
+/// So many of those who claim an address as well are named.
+const MOST_NAMED: usize = 8;
 
 /// Which kinds of objects differ from before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -416,27 +419,43 @@ impl Index {
         self.owners.take_touched()
     }
 
-    /// Addresses that several live pods claim, said in words.
+    /// Addresses that several live pods claim, said in words: of each address once.
     pub fn conflicts(&self) -> Vec<Complaint> {
-        let mut complaints = Vec::new();
-        for (address, claims) in self.owners.contested() {
-            let rivals = rivals(self.counting(&address, claims));
-            if rivals.len() < 2 {
-                continue;
-            }
-            let others: Vec<String> = rivals[1..].iter().map(|pod| pod.key.to_string()).collect();
-            complaints.push(Complaint {
-                severity: Severity::Refused,
-                effect: Effect::Closed,
-                origin: Origin { ..rivals[0].origin.clone() },
-                object: format!("Pod {}", rivals[0].key),
-                field: "status.podIPs".to_owned(),
-                message: format!("address {address} is also claimed by {}", others.join(", ")),
-                consequence: "the address is isolated in both directions until one remains"
-                    .to_owned(),
-            });
-        }
-        complaints
+        self.contested().map(|(address, rivals)| conflict(address, &rivals, 0)).collect()
+    }
+
+    /// The same, of each address for each of those pods.
+    pub fn conflicts_by_pod(&self) -> Vec<Complaint> {
+        let of_address = |(address, rivals): (IpAddr, Vec<&Pod>)| {
+            let all = 0..rivals.len();
+            all.map(|i| conflict(address, &rivals, i)).collect::<Vec<_>>()
+        };
+        self.contested().flat_map(of_address).collect()
+    }
+
+    fn contested(&self) -> impl Iterator<Item = (IpAddr, Vec<&Pod>)> {
+        let all = self.owners.contested();
+        all.map(|(address, claims)| (address, rivals(self.counting(&address, claims))))
+            .filter(|(_, rivals)| rivals.len() > 1)
+    }
+}
+
+/// That an address is not only one pod's, as a complaint about that pod.
+fn conflict(address: IpAddr, rivals: &[&Pod], of: usize) -> Complaint {
+    let others = rivals.iter().enumerate().filter(|(i, _)| *i != of).map(|(_, pod)| &pod.key);
+    let mut words: Vec<String> = others.clone().take(MOST_NAMED).map(ToString::to_string).collect();
+    let unnamed = others.skip(MOST_NAMED).count();
+    if unnamed > 0 {
+        words.push(format!("{unnamed} more"));
+    }
+    Complaint {
+        severity: Severity::Refused,
+        effect: Effect::Closed,
+        origin: rivals[of].origin.clone(),
+        object: format!("Pod {}", rivals[of].key),
+        field: "status.podIPs".to_owned(),
+        message: format!("address {address} is also claimed by {}", words.join(", ")),
+        consequence: "the address is isolated in both directions until one remains".to_owned(),
     }
 }
 
@@ -475,7 +494,7 @@ fn settle_among<'a>(claims: &[&'a Pod]) -> Owner<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Labels, Phase};
+    use crate::model::{Labels, Origin, Phase};
 
     fn pod(name: &str, address: &str) -> Pod {
         let mut pod = Pod::new("ns", name);
@@ -572,5 +591,10 @@ mod tests {
         let text = conflicts[0].to_string();
         assert!(text.contains("Pod ns/a") && text.contains("ns/b"), "{text}");
         assert!(text.contains("10.0.0.1"), "{text}");
+        // To each of them.
+        let of_each = index.conflicts_by_pod();
+        assert_eq!(of_each[0], conflicts[0]);
+        let text = of_each[1].to_string();
+        assert!(of_each.len() == 2 && text.contains("Pod ns/b") && text.contains("ns/a"), "{text}");
     }
 }
