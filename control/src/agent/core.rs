@@ -14,6 +14,15 @@ use crate::model::{Complaint, Severity};
 use crate::names::NamesWriter;
 use crate::publisher::{Inbox, Mailbox};
 
+/// What is known may be older than it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// Of policies, for this reason: no pod is settled that is not yet.
+    Policies(String),
+    /// Of pods, for this reason: those who wait for theirs are told.
+    Pods(String),
+}
+
 /// The state that every change of the input passes through.
 #[derive(Debug)]
 pub(super) struct Core {
@@ -29,8 +38,7 @@ pub(super) struct Core {
     classes: Option<Classes>,
     /// What of the complaints was logged: severity, text, object.
     logged: BTreeSet<(u8, String, String)>,
-    /// Why no pod is settled now that was not before; `None`: nothing keeps them back.
-    held: Option<String>,
+    doubt: Option<Doubt>,
     /// Tickets that were said to be settled.
     settled: BTreeSet<u64>,
 }
@@ -47,7 +55,7 @@ impl Core {
             index: Index::default(),
             classes: None,
             logged: BTreeSet::new(),
-            held: None,
+            doubt: None,
             settled: BTreeSet::new(),
         }
     }
@@ -88,22 +96,35 @@ impl Core {
     pub(super) fn publish(&mut self, changes: Changes, since: Instant) {
         self.publish_addresses(changes, since);
         let mut heard = self.hearing.heard(&self.index);
-        if let Some(words) = &self.held {
-            let (before, new): (Vec<u64>, Vec<u64>) =
-                heard.settled.iter().copied().partition(|ticket| self.settled.contains(ticket));
-            heard.settled = before;
-            heard.waiting.extend(new.into_iter().map(|ticket| (ticket, words.clone())));
+        match &self.doubt {
+            Some(Doubt::Policies(words)) => {
+                let (before, new): (Vec<u64>, Vec<u64>) =
+                    heard.settled.iter().copied().partition(|ticket| self.settled.contains(ticket));
+                heard.settled = before;
+                heard.waiting.extend(new.into_iter().map(|ticket| (ticket, words.clone())));
+            }
+            Some(Doubt::Pods(words)) => {
+                heard.waiting.iter_mut().for_each(|(_, why)| *why = format!("{why}; {words}"));
+            }
+            None => {}
         }
         self.settled = heard.settled.iter().copied().collect();
         // After them: what it says is in them.
         self.mailbox.put_heard(heard);
     }
 
-    /// Keeps pods from being settled that are not yet, and says why; `None`: no longer. True if
-    /// that is new.
-    pub(super) fn hold(&mut self, why: Option<String>) -> bool {
-        let is_new = self.held != why;
-        self.held = why;
+    /// Says to all who wait for their pods that of this process nothing is in force yet, and why.
+    pub(super) fn wait(&self, why: &str) {
+        let mut heard = self.hearing.heard(&self.index);
+        heard.waiting.extend(heard.settled.drain(..).map(|ticket| (ticket, String::new())));
+        heard.waiting.iter_mut().for_each(|(_, words)| why.clone_into(words));
+        self.mailbox.put_heard(heard);
+    }
+
+    /// What is to be doubted from now on; whether that is new.
+    pub(super) fn doubt(&mut self, doubt: Option<Doubt>) -> bool {
+        let is_new = self.doubt != doubt;
+        self.doubt = doubt;
         is_new
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use tracing::error;
 
-use super::core::Core;
+use super::core::{Core, Doubt};
 use crate::index::{Changes, Index};
 use crate::ledger::Ledger;
 use crate::metrics::KindCounts;
@@ -212,28 +212,36 @@ impl KubeAgent {
 
     /// Publishes what there is, and how much of what the dataplane told is in it.
     fn publish(&mut self) {
-        if !self.core.is_compiled() && !self.missing().is_empty() {
+        if let Some(words) = self.waiting() {
+            let failing = self.missing().into_iter().find_map(|kind| self.failing(kind));
+            let why = failing.map(|words| format!(" ({words})")).unwrap_or_default();
+            self.core
+                .wait(&format!("weir-control cannot know what is to be enforced: {words}{why}"));
             return;
         }
-        let held = self.outdated();
-        self.core.hold(held);
+        let doubt = self.outdated();
+        self.core.doubt(doubt);
         let nothing = || (Changes::default(), Instant::now());
         let (changes, since) = self.pending.take().unwrap_or_else(nothing);
         self.core.publish(changes, since);
     }
 
-    /// Why what is known of policies may be older than what is known of pods. After an outage each
-    /// kind comes back in its own time; a pod that is as new as a policy which is not known yet must
-    /// not be said to be enforced. While pods are not followed either, none is newer.
-    fn outdated(&self) -> Option<String> {
-        let failing = |kind| self.source.health().of(kind).failing;
-        if failing(Kind::Pods).is_some() {
-            return None;
+    /// What may be older than it should be, and why. After an outage each kind comes back in its own
+    /// time; a pod that is as new as a policy which is not known yet must not be said to be enforced.
+    /// While pods are not followed either, none is newer.
+    fn outdated(&self) -> Option<Doubt> {
+        if let Some(words) = self.failing(Kind::Pods) {
+            return Some(Doubt::Pods(format!("weir-control cannot follow pods ({words})")));
         }
-        let kinds = [Kind::NetworkPolicies, Kind::Namespaces];
-        let (kind, fault) = kinds.into_iter().find_map(|kind| Some((kind, failing(kind)?)))?;
-        let (kind, words) = (kind.resource(), fault.words);
-        Some(format!("weir-control cannot follow {kind} ({words}), and one may concern the pod"))
+        let mut kinds = [Kind::NetworkPolicies, Kind::Namespaces].into_iter();
+        let (kind, words) = kinds.find_map(|kind| Some((kind.resource(), self.failing(kind)?)))?;
+        let words = format!("weir-control cannot follow {kind} ({words})");
+        Some(Doubt::Policies(format!("{words}, and one may concern the pod")))
+    }
+
+    /// What the API says to requests for a kind, if they fail.
+    fn failing(&self, kind: Kind) -> Option<String> {
+        self.source.health().of(kind).failing.map(|failing| failing.words)
     }
 
     /// Kinds without which nobody knows what is to be enforced.
@@ -343,8 +351,8 @@ impl KubeAgent {
         self.untold |= found != self.rivals;
         self.rivals = found;
         let report = self.source.health().report(Instant::now());
-        let outdated = self.outdated();
-        if self.core.hold(outdated) {
+        let doubt = self.outdated();
+        if self.core.doubt(doubt) {
             self.publish();
         }
         let ledger = self.core.ledger();

@@ -12,6 +12,7 @@
 //! * only the latest state is ever sent; what was overtaken is skipped;
 //! * a dataplane that was away, or was restarted, gets the present state as a new generation as soon
 //!   as it is there again;
+//! * the dataplane is connected to even if nothing is wanted yet: it can say then why pods wait;
 //! * a generation number is used once: it is above the dataplane's last and above our last;
 //! * if only addresses changed, and to classes that the present generation has, they are changed in
 //!   place and no generation is made. The dataplane is told and must answer: flows that it decided
@@ -89,7 +90,7 @@ impl Courier {
             connection: None,
             session: Session::new(0),
             live: None,
-            pending: None,
+            pending: Some(Instant::now()),
             cause: None,
             last_generation: 0,
             back_off: BACK_OFF_MIN,
@@ -197,12 +198,15 @@ impl Courier {
             None => self.publish(since)?,
         };
         self.pending = None;
-        let (Some(heard), Some(connection), Some(live)) = (heard, &mut self.connection, &self.live)
-        else {
-            return Ok(());
-        };
-        let place = (live.generation, live.epoch());
-        self.session.settle(connection, &heard, place, TIMEOUT)?;
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        match (heard, &self.live) {
+            (Some(heard), Some(live)) => {
+                let place = (live.generation, live.epoch());
+                self.session.settle(connection, &heard, place, TIMEOUT)?;
+            }
+            // Of this process nothing is in force, and so no pod is settled.
+            _ => self.session.reject(connection, &self.mailbox.heard(), TIMEOUT)?,
+        }
         Ok(())
     }
 

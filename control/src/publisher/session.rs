@@ -80,6 +80,16 @@ impl Session {
             info!(pods = fresh.len(), generation, epoch, "pods of this node settled");
         }
         self.settled = now;
+        self.reject(connection, heard, timeout)
+    }
+
+    /// Says why pods are not settled.
+    pub(super) fn reject(
+        &mut self,
+        connection: &mut Publisher,
+        heard: &Heard,
+        timeout: Duration,
+    ) -> Result<(), PublishError> {
         for (ticket, words) in &heard.waiting {
             if self.rejected.get(ticket) != Some(words) {
                 connection.rejected(*ticket, words, timeout)?;
