@@ -8,7 +8,7 @@ use weir_control::live::Places;
 use weir_control::live::control::control;
 
 use crate::support::{DENY, address, get, sample};
-use crate::{CLIENT, Cluster, PATIENCE, WEB};
+use crate::{CLIENT, Cluster, PATIENCE, WEB, attached};
 
 /// What `weir status` prints of the control process.
 fn status(cluster: &Cluster) -> String {
@@ -40,8 +40,8 @@ fn an_api_that_is_away_changes_nothing_and_is_said() {
     cluster.follow(&["--metrics", "127.0.0.1:0"]);
     let address = address(cluster.control());
     cluster.until(CLIENT, WEB, false);
-    cluster.until_source(|source| source.state == "live");
-    assert_eq!(get(&address, "/readyz").0, 200);
+    // The answer to what is published comes after it.
+    cluster.until_source(|source| source.state == "live" && get(&address, "/readyz").0 == 200);
     let of_pods =
         |name: &str| sample(&address, &format!("weir_control_source_{name}{{kind=\"pods\"}}"));
     assert_eq!((of_pods("connected"), of_pods("stale_seconds")), (1.0, 0.0));
@@ -103,6 +103,8 @@ fn a_restart_without_the_api_publishes_nothing_and_says_so() {
     cluster.until(CLIENT, WEB, false);
     cluster.control.take().unwrap().kill();
     cluster.server.down().unwrap();
+    (cluster.dataplane.words, cluster.dataplane.last_ticket) =
+        (vec![attached(3, "new", "10.0.0.9")], 3);
     cluster.follow(&["--metrics", "127.0.0.1:0"]);
     let address = address(cluster.control());
     let missing =
@@ -110,6 +112,12 @@ fn a_restart_without_the_api_publishes_nothing_and_says_so() {
     cluster.control().expect(&format!("refused: kube: {missing}"));
     let source = cluster.until_source(|source| source.state == "stale");
     assert_eq!(source.missing.len(), 6);
+    // Whoever waits for a pod is told why it waits.
+    cluster.dataplane.until_so("a reason", |dataplane| {
+        let is_it = |words: &str| words.contains(missing) && words.contains("refused");
+        dataplane.rejected.iter().any(|(ticket, words)| *ticket == 3 && is_it(words))
+    });
+    assert!(cluster.dataplane.settled.is_empty());
     let (code, _, body) = get(&address, "/readyz");
     assert_eq!((code, body), (503, format!("no policy table is enforced yet; {missing}\n")));
     assert_eq!(get(&address, "/healthz").0, 200);

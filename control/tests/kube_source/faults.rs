@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use weir_apiserver::{Action, Cut, Fault, Kind, Release};
+use weir_apiserver::{Action, Cut, Fault, Kind, Release, monotonic_ns};
 
-use crate::support::{ALLOW, DENY, MORE};
-use crate::{CLIENT, Cluster, KINDS, OTHER, WEB};
+use crate::support::{ALLOW, DENY, MORE, address, sample};
+use crate::{CLIENT, Cluster, KINDS, OTHER, PATIENCE, WEB, attached};
 
 #[test]
 fn a_watch_that_is_cut_goes_on_where_it_was() {
@@ -228,5 +228,83 @@ fn answers_that_are_none() {
     cluster.until(CLIENT, WEB, true);
     cluster.apply(DENY);
     cluster.until(CLIENT, WEB, false);
+    cluster.stop();
+}
+
+/// Pods are followed and policies are not: one that nobody has heard of may be about a pod that is
+/// new, so none is said to be enforced.
+#[test]
+fn no_pod_is_settled_while_policies_are_not_followed() {
+    let new = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\n\
+             metadata: {{namespace: shop, name: {name}, labels: {{app: web}}}}\n\
+             status: {{phase: Pending}}\n"
+        )
+    };
+    for kind in [Kind::NetworkPolicy, Kind::Namespace] {
+        let mut cluster = Cluster::followed();
+        cluster.apply(&new("old"));
+        cluster.dataplane.tell(attached(4, "old", "10.0.0.8"));
+        cluster.dataplane.until_so("a pod to be settled", |d| d.settled_tickets() == [4]);
+        // It may have been told of before its object was.
+        let before = cluster.dataplane.rejected.len();
+
+        let refused = Action::Refuse { code: 503, retry_after: None };
+        cluster.server.fault(Fault::always(refused).on_verb("watch").on_kind(kind));
+        assert_eq!(cluster.server.cut(kind, Cut::End), 1);
+        cluster.control().expect("cannot be followed: HTTP 503");
+        cluster.apply(DENY);
+        cluster.apply(&new("new"));
+        cluster.dataplane.tell(attached(5, "new", "10.0.0.9"));
+        let says = |words: &str| words.contains("cannot follow") && words.contains(kind.plural());
+        cluster.dataplane.until_so("words that name the kind", |dataplane| {
+            dataplane.rejected.iter().any(|(ticket, words)| *ticket == 5 && says(words))
+        });
+        // Those who were settled stay so, and nothing is told of them.
+        let rejected = cluster.dataplane.rejected[before..].iter();
+        assert!(rejected.clone().all(|(ticket, _)| *ticket == 5), "{kind:?}: {rejected:?}");
+        assert_eq!(cluster.dataplane.settled_tickets(), [4], "{kind:?}");
+
+        cluster.server.clear_faults();
+        cluster.dataplane.until_so("the new one too", |d| d.settled_tickets() == [4, 5]);
+        // By then what nobody had heard of is in force for it.
+        assert!(!cluster.allows(CLIENT, "10.0.0.9"), "{kind:?}");
+        cluster.stop();
+    }
+}
+
+/// Each kind waits for a time of its own, up to half a minute. But when one is answered again none
+/// waits on: what is known of one would be older than what is known of another.
+#[test]
+fn all_kinds_come_back_when_one_does() {
+    /// After so many failures each waits for 3 s at least, and 9 s at most.
+    const FAILURES: f64 = 4.0;
+    const SECOND: u64 = 1_000_000_000;
+    let mut cluster = Cluster::unfollowed();
+    cluster.follow(&["--metrics", "127.0.0.1:0"]);
+    let address = address(cluster.control());
+    cluster.until(CLIENT, WEB, true);
+    cluster.until_watched();
+    cluster.server.down().unwrap();
+    let failures = |kind: &Kind| {
+        let plural = kind.plural();
+        sample(&address, &format!("weir_control_source_failures_total{{kind=\"{plural}\"}}"))
+    };
+    let all = || KINDS.iter().all(|kind| failures(kind) >= FAILURES);
+    assert!(cluster.server.wait(PATIENCE, all), "{:?}", KINDS.map(|kind| failures(&kind)));
+    let up = monotonic_ns();
+    cluster.server.up().unwrap();
+    cluster.until_watched();
+    let requests = cluster.server.requests();
+    let back = KINDS.map(|kind| {
+        let is_it = |r: &&weir_apiserver::Asked| {
+            r.at_ns >= up && r.verb == "watch" && r.resource == kind.plural()
+        };
+        requests.iter().find(is_it).unwrap().at_ns
+    });
+    let first = *back.iter().min().unwrap();
+    let after = back.map(|at| at - first);
+    assert!(after.iter().all(|after| *after < 5 * SECOND), "{after:?}");
     cluster.stop();
 }

@@ -30,6 +30,8 @@ use support::{Control, Dataplane, PODS, World};
 use weir_apiserver::{ApiServer, Key, Kind, Settings};
 use weir_control::record::{self, SourceRecord};
 use weir_table::SOCKET_FILE;
+use weir_table::cni::PodRef;
+use weir_table::publish::{Attached, News};
 
 /// Some of what is waited for takes several failures and the pauses between them.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -50,6 +52,16 @@ pub const KINDS: [Kind; 6] = [
     Kind::EndpointSlice,
     Kind::Node,
 ];
+
+/// What the CNI plugin says of a pod.
+pub fn attached(ticket: u64, name: &str, address: &str) -> News {
+    News::Attached(Attached {
+        ticket,
+        pod: PodRef { namespace: "shop".into(), name: name.into(), uid: None },
+        addresses: vec![address.parse().unwrap()],
+        host_ports: Vec::new(),
+    })
+}
 
 /// A server, and the two folders of a node. Fields end in this order: the process before the
 /// server, which complains of what it was asked when it ends.
