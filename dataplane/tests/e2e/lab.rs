@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -178,20 +179,12 @@ impl Lab {
 
     /// Runs `job` on a thread inside a place of the lab.
     pub fn within<T: Send>(&self, place: &str, job: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(self.namespace(place)).unwrap();
-        thread::scope(|scope| {
-            scope
-                .spawn(move || {
-                    move_into_link_name_space(
-                        std::os::fd::AsFd::as_fd(&namespace),
-                        Some(LinkNameSpaceType::Network),
-                    )
-                    .unwrap();
-                    job()
-                })
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        self.door(place).within(job)
+    }
+
+    /// A way into a place of the lab that may be kept.
+    pub fn door(&self, place: &str) -> Door {
+        Door(File::open(self.namespace(place)).unwrap())
     }
 
     fn namespace(&self, place: &str) -> PathBuf {
@@ -207,6 +200,26 @@ impl Lab {
         let out = script().env("WEIR_LAB", &self.dir).args(arguments).output().unwrap();
         assert!(out.status.success(), "lab {arguments:?}: {}", text(&out.stderr));
         text(&out.stdout)
+    }
+}
+
+/// A way into a place of a lab.
+#[derive(Debug)]
+pub struct Door(File);
+
+impl Door {
+    /// Runs `job` on a thread inside.
+    pub fn within<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
+        let namespace = self.0.as_fd();
+        thread::scope(|scope| {
+            scope
+                .spawn(move || {
+                    move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network)).unwrap();
+                    job()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Weir's daemons inside a lab, and the folder of manifests they obey.
+//! Weir's daemons inside a lab, and the folder of manifests they obey, or what else control is to
+//! follow.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Weir<'a> {
     lab: &'a Lab,
     folder: PathBuf,
+    /// The arguments by which control knows what to follow.
+    source: Vec<String>,
     patience: Duration,
     dataplane: Child,
     control: Child,
@@ -41,11 +44,24 @@ impl<'a> Weir<'a> {
         folder: PathBuf,
         options: &[&str],
     ) -> Self {
+        let folder_of = format!("dir:{}", folder.display());
+        // The name that the lab's manifests give the node.
+        let source = ["--source", &folder_of, "--node", "lab"].map(str::to_owned).to_vec();
+        Self::start_following(patience, lab, (folder, source), options)
+    }
+
+    /// The same with a control that follows what these arguments say instead of the folder.
+    pub fn start_following(
+        patience: Duration,
+        lab: &'a Lab,
+        (folder, source): (PathBuf, Vec<String>),
+        options: &[&str],
+    ) -> Self {
         let mut dataplane = lab.enter("node", &binary("weir-dataplane"));
         dataplane.args(options).args(io_asked_for(options));
         let dataplane = Self::spawn(lab, "weir-dataplane", dataplane);
-        let control = Self::spawn_control(lab, &folder);
-        let mut weir = Self { lab, folder, patience, dataplane, control };
+        let control = Self::spawn_control(lab, &source);
+        let mut weir = Self { lab, folder, source, patience, dataplane, control };
         weir.wait("Weir to enforce its first generation", |weir| weir.generation() > 0);
         let names = lab.node_path("/run/weir").join(NAMES_FILE);
         weir.wait("the pods' names", |_| names.exists());
@@ -87,15 +103,18 @@ impl<'a> Weir<'a> {
     /// Starts another control and waits until what it publishes is enforced.
     pub fn start_control(&mut self) {
         let before = self.generation();
-        self.control = Self::spawn_control(self.lab, &self.folder);
+        self.launch_control();
         self.wait("the new control's generation", |weir| weir.generation() > before);
     }
 
-    fn spawn_control(lab: &Lab, folder: &Path) -> Child {
+    /// Starts another control, which may find nothing to publish.
+    pub fn launch_control(&mut self) {
+        self.control = Self::spawn_control(self.lab, &self.source);
+    }
+
+    fn spawn_control(lab: &Lab, source: &[String]) -> Child {
         let mut control = lab.enter("node", &binary("weir-control"));
-        control.arg("--source").arg(format!("dir:{}", folder.display()));
-        // The name that the lab's manifests give the node.
-        control.args(["--node", "lab"]);
+        control.args(source);
         Self::spawn(lab, "weir-control", control)
     }
 

@@ -8,7 +8,7 @@
 //! - The last result is kept and handed to CHECK and DEL, DEL goes through the chain backwards,
 //!   and whatever fails is undone by a DEL.
 //! - The Pod object is there before the sandbox; its addresses are written later, as the
-//!   kubelet reports them: seconds after ADD has returned.
+//!   kubelet reports them: seconds after ADD has returned. Where it is, is [`Objects`]' to know.
 
 use std::fs;
 use std::io::Write;
@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::clock::now_ns;
 use crate::lab::{Cni, Lab};
+use crate::objects::{Objects, Pod};
 use crate::weir::binary;
 
 /// Where Debian's containernetworking-plugins has them.
@@ -36,22 +37,10 @@ const SECOND: &str = "net1";
 /// The kubelet of a lab's node.
 pub struct Kubelet<'a> {
     lab: &'a Lab,
-    /// Manifests: what the API server would have.
-    folder: PathBuf,
+    objects: Objects<'a>,
     next: AtomicU64,
     /// How long `weir-cni` took for each ADD that succeeded.
     delays: Mutex<Vec<Duration>>,
-}
-
-/// A Pod object.
-#[derive(Clone, Debug)]
-pub struct Pod {
-    pub namespace: String,
-    pub name: String,
-    uid: String,
-    labels: Vec<String>,
-    /// Ports of the node that lead to ports of the pod, by TCP.
-    pub host_ports: Vec<(u16, u16)>,
 }
 
 /// A sandbox: a network namespace that waits for its interface, or has it.
@@ -88,12 +77,12 @@ pub struct Network {
 impl<'a> Kubelet<'a> {
     /// Writes the node's network configuration: the lab's own network, as a list.
     pub fn new(lab: &'a Lab, folder: &Path, network: &Network) -> Kubelet<'a> {
-        let kubelet = Kubelet {
-            lab,
-            folder: folder.to_owned(),
-            next: AtomicU64::new(1),
-            delays: Mutex::default(),
-        };
+        Self::with(lab, Objects::Folder(folder.to_owned()), network)
+    }
+
+    /// The same for one whose Pod objects are anywhere.
+    pub fn with(lab: &'a Lab, objects: Objects<'a>, network: &Network) -> Kubelet<'a> {
+        let kubelet = Kubelet { lab, objects, next: AtomicU64::new(1), delays: Mutex::default() };
         for directory in [kubelet.conf_dir(), kubelet.bin_dir()] {
             fs::create_dir(directory).unwrap();
         }
@@ -144,53 +133,22 @@ impl<'a> Kubelet<'a> {
 
     /// The Pod is created, and bound to this node: it has no address.
     pub fn create(&self, pod: &Pod) {
-        self.write(pod, "Pending", &[], false);
+        self.objects.put(pod, "Pending", &[]);
     }
 
     /// What the kubelet reports after a while: it runs, and has these addresses.
     pub fn report(&self, sandbox: &Sandbox) {
-        self.write(&sandbox.pod, "Running", &sandbox.addresses(), false);
+        self.objects.put(&sandbox.pod, "Running", &sandbox.addresses());
     }
 
     /// Somebody wants it gone; its addresses stay in its status until it is.
     pub fn terminate(&self, sandbox: &Sandbox) {
-        self.write(&sandbox.pod, "Running", &sandbox.addresses(), true);
+        self.objects.terminate(&sandbox.pod, &sandbox.addresses());
     }
 
     /// The Pod object goes.
     pub fn forget(&self, pod: &Pod) {
-        fs::remove_file(self.folder.join(file_of(pod))).unwrap();
-    }
-
-    fn write(&self, pod: &Pod, phase: &str, addresses: &[IpAddr], deleted: bool) {
-        let labels: serde_json::Map<_, _> = pod
-            .labels
-            .iter()
-            .map(|label| {
-                let (key, value) = label.split_once('=').unwrap();
-                (key.to_owned(), value.into())
-            })
-            .collect();
-        let mut object = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
-                         "labels": labels},
-            "spec": {"nodeName": "lab", "containers": [{"name": "main", "image": "lab"}]},
-            "status": {"phase": phase},
-        });
-        if let Some(first) = addresses.first() {
-            let ips: Vec<_> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
-            object["status"]["podIP"] = json!(first);
-            object["status"]["podIPs"] = ips.into();
-        }
-        if deleted {
-            object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-            object["metadata"]["deletionGracePeriodSeconds"] = 30.into();
-        }
-        // Several threads write, each its own pods.
-        let aside = self.folder.join(format!(".{}", file_of(pod)));
-        fs::write(&aside, object.to_string()).unwrap();
-        fs::rename(aside, self.folder.join(file_of(pod))).unwrap();
+        self.objects.remove(pod);
     }
 
     /// A sandbox without an interface, its namespace under a name that no other has.
@@ -378,10 +336,6 @@ impl Sandbox {
             })
             .collect()
     }
-}
-
-fn file_of(pod: &Pod) -> String {
-    format!("kubelet-{}-{}.json", pod.namespace, pod.name)
 }
 
 /// The lab's network as a list of plugins, as an administrator writes it.

@@ -12,17 +12,22 @@
 //! | [`reuse`] | an address, a name, a sandbox that goes to the next within milliseconds |
 //! | [`steps`] | daemons that are absent, die or come back at each step of a pod's life |
 //! | [`storm`] | a hundred pods at once: not one packet that is denied gets through |
+//! | [`api`] | with an API server: weir-control follows it, also when it is away or cut off |
 //! | [`adopted`] | pods that are older than Weir; out of the chain again |
 //!
-//! [`kubelet`] is the runtime, [`site`] the node, [`traffic`] who sends and who counts; the rest
-//! is shared with the end-to-end tests.
+//! [`kubelet`] is the runtime, [`objects`] where its Pods are, [`site`] the node, [`cluster`] the API
+//! server on it, [`traffic`] who sends and who counts; the rest is shared with the end-to-end tests.
+//!
+//! But for [`api`], the objects are files of a folder that weir-control watches.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod adopted;
+mod api;
 #[allow(dead_code)]
 #[path = "../e2e/clock.rs"]
 mod clock;
+mod cluster;
 mod kubelet;
 #[allow(dead_code)]
 #[path = "../e2e/lab.rs"]
@@ -31,6 +36,7 @@ mod life;
 #[allow(dead_code)]
 #[path = "../e2e/node.rs"]
 mod node;
+mod objects;
 #[allow(dead_code)]
 #[path = "../e2e/probe.rs"]
 mod probe;
