@@ -266,10 +266,11 @@ fn versions_that_differ_are_put_into_words() {
     let (answer, _) = connection.receive(SECOND).unwrap();
     assert!(matches!(answer, Message::Hello(hello) if hello.check().is_ok()));
     assert!(matches!(connection.receive(SECOND), Err(PublishError::Closed)));
-    server.expect(
-        "refused None the policy table's format differs: this side has version 1, \
+    server.expect(&format!(
+        "refused None the policy table's format differs: this side has version {}, \
          the other (weir-control 9.9) version 99",
-    );
+        crate::policy::FORMAT_VERSION
+    ));
     // … so the publisher can do the same.
     let theirs = Hello { protocol: 99, ..Hello::new("weir-dataplane 9.9", 0) };
     let error = theirs.check().unwrap_err().to_string();
